@@ -1,0 +1,132 @@
+"""The errors of FlowStone, one small tree.
+
+    FlowStoneError
+    ├── PartitionError (ValueError)      a key, a range or a set of partitions was not acceptable
+    │   ├── InvalidPartition             this text or value is no partition key
+    │   ├── InvalidRange                 start, stop and step make no range
+    │   ├── InvalidSet                   dimensions, values or exclusions do not fit together
+    │   └── UnknownZone                  no such time zone
+    ├── InvalidSpec                      a custom resource says something that cannot be done
+    ├── TenantError
+    │   ├── TenantRequired               no tenant is set, and this needs one
+    │   ├── TenantRefused                a guard, or the tenant's own limits, said no
+    │   ├── TenantUnknown                no tenant of that id is registered
+    │   └── UnsafeLogin                  the login would see past row level security
+    ├── LedgerError
+    │   ├── LedgerUnavailable            Postgres does not answer                       retry
+    │   └── SchemaNotCompatible          this code and the ledger's schema do not fit
+    └── KubernetesError
+        ├── KubernetesRefused            the API server answered no (403, 404, 409, 422, ...)
+        └── KubernetesUnavailable        the API server does not answer                 retry
+
+Adapters translate at the border: nothing above `db` sees an exception of a database driver, nothing above `kube` one of
+an HTTP client. `error.retry` says whether the same request may succeed later without anybody changing anything.
+A message names the field, the value and what to write instead.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FlowStoneError(Exception):
+    """Anything FlowStone raises on purpose; never raised itself."""
+
+    retry: ClassVar[bool] = False
+    """Whether the same request may succeed later although nobody changed it."""
+
+
+class PartitionError(FlowStoneError, ValueError):
+    """A key, range or set of partitions was not acceptable; do not retry, change the input."""
+
+
+class InvalidPartition(PartitionError):
+    """Raised when a text or value is no partition key of the type asked for; do not retry."""
+
+
+class InvalidRange(PartitionError):
+    """Raised when start, stop and step make no range: reversed, empty, off the grid, unknown step; do not retry."""
+
+
+class InvalidSet(PartitionError):
+    """Raised when the dimensions, values, exclusions or positions of a set do not fit together; do not retry."""
+
+
+class UnknownZone(PartitionError):
+    """Raised when a time zone is not in the IANA database that ships with FlowStone; do not retry."""
+
+
+class InvalidSpec(FlowStoneError):
+    """Raised when a custom resource asks for something that cannot be done; do not retry before the spec changes.
+
+    Attributes:
+        field: where it stands, such as `spec.partitions.day.from`.
+        value: what stands there, as text.
+        remedy: what to write instead, a sentence for people.
+    """
+
+    def __init__(self, field: str, value: object, remedy: str) -> None:
+        self.field = field
+        self.value = value
+        self.remedy = remedy
+        super().__init__(f"{field}: {value!r}: {remedy}")
+
+
+class TenantError(FlowStoneError):
+    """Something about a tenant stood in the way; never raised itself."""
+
+
+class TenantRequired(TenantError):
+    """Raised when tenant work is asked for outside `with_tenant`; do not retry, enter a tenant's context first."""
+
+
+class TenantRefused(TenantError):
+    """Raised when a guard, a tier or a namespace list says no; do not retry before the tenant or asset changes."""
+
+
+class TenantUnknown(TenantError):
+    """Raised when no tenant of that id is registered; do not retry before it is."""
+
+
+class UnsafeLogin(TenantError):
+    """Raised when tenant work would run over a login that bypasses row level security; do not retry, change the login."""
+
+
+class LedgerError(FlowStoneError):
+    """Something about the ledger in Postgres stood in the way; never raised itself."""
+
+
+class LedgerUnavailable(LedgerError):
+    """Raised when Postgres cannot be reached or broke off; retry: whether the last statement took effect is unknown."""
+
+    retry = True
+
+
+class SchemaNotCompatible(LedgerError):
+    """Raised when the ledger's schema is older than this code or asks for a newer one; retry only after `migrate`."""
+
+
+class KubernetesError(FlowStoneError):
+    """Something about the Kubernetes API stood in the way; never raised itself."""
+
+
+class KubernetesRefused(KubernetesError):
+    """Raised when the API server answered and said no; a conflict is answered by reading again, the rest by people.
+
+    Attributes:
+        status: the HTTP status: 403 RBAC or quota, 404 not there, 409 conflict or name taken, 422 invalid.
+        reason: the server's word, such as `Forbidden`, `AlreadyExists`, `Conflict`, `Invalid`.
+        message: the server's sentence.
+    """
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        self.status = status
+        self.reason = reason
+        self.message = message
+        super().__init__(f"Kubernetes refused: {status} {reason}: {message}")
+
+
+class KubernetesUnavailable(KubernetesError):
+    """Raised when the API server cannot be reached, breaks off, or answers 429 or 5xx; retry with back-off."""
+
+    retry = True
