@@ -19,9 +19,9 @@
         ├── KubernetesRefused            the API server answered no (403, 404, 409, 422, ...)
         └── KubernetesUnavailable        the API server does not answer                 retry
 
-Adapters translate at the border: nothing above `db` sees an exception of a database driver, nothing above `kube` one of
-an HTTP client. `error.retry` says whether the same request may succeed later without anybody changing anything.
-A message names the field, the value and what to write instead.
+Adapters translate at the border: nothing above `db` sees an exception of a database driver, nothing above
+`kube` one of an HTTP client. `error.retry` says whether the same request may succeed later although nobody
+changed anything. A message names the field, the value and what to write instead.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class InvalidPartition(PartitionError):
 
 
 class InvalidRange(PartitionError):
-    """Raised when start, stop and step make no range: reversed, empty, off the grid, unknown step; do not retry."""
+    """Raised when a range is reversed, empty, off its grid or of an unknown step; do not retry."""
 
 
 class InvalidSet(PartitionError):
-    """Raised when the dimensions, values, exclusions or positions of a set do not fit together; do not retry."""
+    """Raised when a set's dimensions, values and exclusions do not fit together; do not retry."""
 
 
 class UnknownZone(PartitionError):
@@ -57,7 +57,7 @@ class UnknownZone(PartitionError):
 
 
 class InvalidSpec(FlowStoneError):
-    """Raised when a custom resource asks for something that cannot be done; do not retry before the spec changes.
+    """Raised when a custom resource asks for what cannot be done; retry only after the spec changed.
 
     Attributes:
         field: where it stands, such as `spec.partitions.day.from`.
@@ -77,11 +77,11 @@ class TenantError(FlowStoneError):
 
 
 class TenantRequired(TenantError):
-    """Raised when tenant work is asked for outside `with_tenant`; do not retry, enter a tenant's context first."""
+    """Raised when tenant work is asked for outside `with_tenant`; do not retry, enter one first."""
 
 
 class TenantRefused(TenantError):
-    """Raised when a guard, a tier or a namespace list says no; do not retry before the tenant or asset changes."""
+    """Raised when a guard, a tier or a namespace list says no; retry only after that changed."""
 
 
 class TenantUnknown(TenantError):
@@ -89,7 +89,7 @@ class TenantUnknown(TenantError):
 
 
 class UnsafeLogin(TenantError):
-    """Raised when tenant work would run over a login that bypasses row level security; do not retry, change the login."""
+    """Raised when a login bypasses row level security; do not retry, use a plain login."""
 
 
 class LedgerError(FlowStoneError):
@@ -97,13 +97,13 @@ class LedgerError(FlowStoneError):
 
 
 class LedgerUnavailable(LedgerError):
-    """Raised when Postgres cannot be reached or broke off; retry: whether the last statement took effect is unknown."""
+    """Raised when Postgres cannot be reached or broke off (the last commit is unknown); retry."""
 
     retry = True
 
 
 class SchemaNotCompatible(LedgerError):
-    """Raised when the ledger's schema is older than this code or asks for a newer one; retry only after `migrate`."""
+    """Raised when the schema is older than this code or wants newer code; retry after `migrate`."""
 
 
 class KubernetesError(FlowStoneError):
@@ -111,7 +111,7 @@ class KubernetesError(FlowStoneError):
 
 
 class KubernetesRefused(KubernetesError):
-    """Raised when the API server answered and said no; a conflict is answered by reading again, the rest by people.
+    """Raised when the API server said no; do not retry: read again after a 409, change the request else.
 
     Attributes:
         status: the HTTP status: 403 RBAC or quota, 404 not there, 409 conflict or name taken, 422 invalid.
@@ -127,6 +127,6 @@ class KubernetesRefused(KubernetesError):
 
 
 class KubernetesUnavailable(KubernetesError):
-    """Raised when the API server cannot be reached, breaks off, or answers 429 or 5xx; retry with back-off."""
+    """Raised when the API server cannot be reached or answers 429 or 5xx; retry with back-off."""
 
     retry = True
