@@ -1,0 +1,156 @@
+"""A thin, raw client: `kubernetes.aio`'s connection and credentials, plain dicts, FlowStone's errors.
+
+Typed models would cost six times the CPU and twenty times the memory on LIST, so only the transport of the
+library is used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import aiohttp
+from kubernetes.aio import client, config
+
+from flowstone.errors import KubernetesRefused, KubernetesUnavailable
+from flowstone.kube.paths import FIELD_MANAGER
+
+Json = dict[str, Any]
+
+PAGE = 500
+"""Objects a page of a LIST holds; a page is the most that is in memory twice."""
+
+_APPLY = "application/apply-patch+yaml"
+_JSON = "application/json"
+
+
+class RequestCounter(Protocol):
+    """Told of each request: its verb and the HTTP status (0 = no answer)."""
+
+    def __call__(self, verb: str, status: int) -> None:
+        """Count one request."""
+
+
+class Kube:
+    """The Kubernetes API as plain dicts.
+
+    Every method raises `KubernetesRefused` when the server says no and `KubernetesUnavailable` when it does
+    not answer within `patience` seconds, or asks to come back later.
+    """
+
+    def __init__(self, api: client.ApiClient, *, patience: float = 30, count: RequestCounter) -> None:
+        self._api = api
+        self._patience = patience
+        self._count = count
+
+    @classmethod
+    async def connect(cls, *, patience: float = 30, count: RequestCounter) -> Kube:
+        """Connect with the pod's service account, or with the kubeconfig of this machine."""
+        configuration = client.Configuration()
+        try:
+            config.load_incluster_config(configuration)
+        except config.ConfigException:
+            await config.load_kube_config(client_configuration=configuration)
+        return cls(client.ApiClient(configuration), patience=patience, count=count)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._api.close()
+
+    async def get(self, path: str) -> Json | None:
+        """Read one object; None when it is not there."""
+        try:
+            return await self._request("GET", path)
+        except KubernetesRefused as refused:
+            if refused.status == 404:
+                return None
+            raise
+
+    async def list(self, path: str, *, labels: str = "", fields: str = "") -> list[Json]:
+        """Read all objects that match, page by page, consistently (no cache)."""
+        query = {"limit": str(PAGE), "labelSelector": labels, "fieldSelector": fields, "continue": ""}
+        items: list[Json] = []
+        while True:
+            page = await self._request("GET", path, query={k: v for k, v in query.items() if v})
+            items.extend(page.get("items") or [])
+            query["continue"] = page.get("metadata", {}).get("continue", "")
+            if not query["continue"]:
+                return items
+
+    async def create(self, path: str, body: Mapping[str, Any], *, dry_run: bool = False) -> Json:
+        """Create an object; 409 when the name is taken."""
+        query = {"fieldManager": FIELD_MANAGER} | ({"dryRun": "All"} if dry_run else {})
+        return await self._request("POST", path, body=body, query=query)
+
+    async def apply(self, path: str, body: Mapping[str, Any], *, manager: str = FIELD_MANAGER) -> Json:
+        """Server-side apply; with a resourceVersion in `body` a stale writer gets 409."""
+        query = {"fieldManager": manager, "force": "true"}
+        return await self._request("PATCH", path, body=body, query=query, content=_APPLY)
+
+    async def delete(
+        self, path: str, *, uid: str | None = None, propagation: str = "Background", grace: int | None = None
+    ) -> None:
+        """Delete an object (only that `uid`); one that is not there is fine."""
+        body: Json = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": propagation}
+        if uid:
+            body["preconditions"] = {"uid": uid}
+        if grace is not None:
+            body["gracePeriodSeconds"] = grace
+        try:
+            await self._request("DELETE", path, body=body)
+        except KubernetesRefused as refused:
+            if refused.status not in (404, 409):  # 409: another uid has taken the name
+                raise
+
+    async def _request(
+        self,
+        verb: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, str] | None = None,
+        content: str = _JSON,
+    ) -> Json:
+        status = 0
+        try:
+            status, payload = await asyncio.wait_for(
+                self._send(verb, path, body, query or {}, content), self._patience
+            )
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise KubernetesUnavailable(f"the API server did not answer {verb} {path}: {error!r}") from error
+        finally:
+            self._count(verb, status)
+        if status < 300:
+            return payload
+        raise _error(status, payload, f"{verb} {path}")
+
+    async def _send(
+        self, verb: str, path: str, body: Mapping[str, Any] | None, query: Mapping[str, str], content: str
+    ) -> tuple[int, Json]:
+        prepared = await self._api.param_serialize(
+            verb,
+            path,
+            query_params=list(query.items()),
+            header_params={"Content-Type": content, "Accept": _JSON},
+            body=dict(body) if body is not None else None,
+            auth_settings=["BearerToken"],
+        )
+        response = await self._api.call_api(*prepared)
+        return response.status, _decode(await response.read())
+
+
+def _decode(data: bytes) -> Json:
+    try:
+        decoded = json.loads(data) if data else {}
+    except ValueError:
+        return {"message": data[:500].decode("utf-8", "replace")}
+    return decoded if isinstance(decoded, dict) else {"message": str(decoded)[:500]}
+
+
+def _error(status: int, payload: Json, request: str) -> KubernetesRefused | KubernetesUnavailable:
+    message = str(payload.get("message") or request)
+    if status == 429 or status >= 500:
+        return KubernetesUnavailable(f"the API server answered {status} to {request}: {message}")
+    return KubernetesRefused(status, str(payload.get("reason") or status), message)
