@@ -20,7 +20,7 @@ class OperatorSettings(BaseSettings):
     """Connection to the ledger in libpq form; empty means libpq's own `PG*` variables."""
 
     cluster_id: str = ""
-    """Names this cluster in every scope; empty means the uid of namespace kube-system. Never change it later."""
+    """This cluster in every scope; empty means the uid of namespace kube-system. Never change it later."""
 
     max_parallel: int = Field(default=200, ge=1)
     """Open batches of all backfills of this operator together; lowering it drains."""

@@ -1,0 +1,42 @@
+"""How many partitions make a batch.
+
+A pod costs seconds before it works, so a batch shall last about `target_seconds`: long enough that starting it
+costs a few percent, short enough that a retry or an edit does not wait long. Until something was measured, the
+work is spread evenly over the slots, in batches small enough to learn from.
+"""
+
+from __future__ import annotations
+
+import math
+
+FIRST_GUESS = 50
+"""Partitions in a batch, at most, before the first measurement."""
+
+LARGEST = 10_000
+"""Partitions in a batch, at most (an object's annotations hold 256 KiB)."""
+
+
+def batch_size(
+    wanted: int | None,
+    *,
+    queued: int,
+    slots: int,
+    target_seconds: float = 60,
+    seconds_per_partition: float | None = None,
+) -> int:
+    """Partitions in the next batches.
+
+    Args:
+        wanted: The spec's `batchSize`; it decides if set.
+        queued: Partitions that wait.
+        slots: Batches that may run side by side.
+        target_seconds: How long a batch shall last.
+        seconds_per_partition: Measured, None when nothing has finished yet.
+    """
+    if wanted is not None:
+        return min(wanted, LARGEST)
+    share = max(1, math.ceil(queued / max(slots, 1)))
+    if seconds_per_partition is None:
+        return min(share, FIRST_GUESS)
+    fitting = math.floor(target_seconds / max(seconds_per_partition, 1e-6))
+    return max(1, min(share, fitting, LARGEST))

@@ -1,0 +1,81 @@
+"""Where a backfill stands: one of a closed list of states, with the reason in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from flowstone.backfill.records import Counts
+from flowstone.executor.port import Blockage
+
+
+class Stand(StrEnum):
+    """The rows of the design's condition table."""
+
+    PLANNING = "Planning"
+    ASSET_MISSING = "AssetNotFound"
+    INVALID = "InvalidSpec"
+    RUNNING = "Running"
+    SUSPENDED = "Suspended"
+    BUDGET_PASSED = "FailureBudgetPassed"
+    BLOCKED = "Blocked"
+    WAITING = "Waiting"
+    SUCCEEDED = "Succeeded"
+    PARTLY_FAILED = "PartlyFailed"
+    FAILED = "Failed"
+    CANCELLED = "Cancelled"
+
+
+FINISHED = frozenset({Stand.SUCCEEDED, Stand.PARTLY_FAILED, Stand.FAILED, Stand.CANCELLED})
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A state, a CamelCase reason for machines and a sentence for people."""
+
+    stand: Stand
+    reason: str
+    message: str
+
+    @property
+    def finished(self) -> bool:
+        """Nothing more will happen for this spec."""
+        return self.stand in FINISHED
+
+
+def judge(
+    counts: Counts, *, open_batches: int, cancelled: bool, suspended: bool = False, blockage: Blockage | None
+) -> Standing:
+    """The standing of a planned backfill whose spec is valid."""
+    if counts.open == 0 and open_batches == 0:
+        return _finished(counts, cancelled=cancelled)
+    if cancelled:
+        return Standing(Stand.RUNNING, "Cancelling", f"waiting for {open_batches} batches to stop")
+    if blockage is not None:
+        stand = Stand.WAITING if blockage.waiting else Stand.BLOCKED
+        return Standing(stand, blockage.reason, blockage.message)
+    if suspended:
+        message = f"suspended by spec.suspend; {open_batches} batches still run; unset it to go on"
+        return Standing(Stand.SUSPENDED, "SuspendedBySpec", message)
+    message = f"{counts.finished} of {counts.total} partitions finished, {open_batches} batches are out"
+    return Standing(Stand.RUNNING, "Running", message)
+
+
+def _finished(counts: Counts, *, cancelled: bool) -> Standing:
+    if counts.cancelled or (cancelled and counts.succeeded + counts.skipped < counts.total):
+        return Standing(Stand.CANCELLED, "Cancelled", f"cancelled: {tally(counts)}")
+    if counts.failed == 0:
+        return Standing(Stand.SUCCEEDED, "Succeeded", f"all done: {tally(counts)}")
+    stand = Stand.PARTLY_FAILED if counts.succeeded + counts.skipped else Stand.FAILED
+    remedy = "see status.failures; a new Backfill over the same set runs only what is missing"
+    return Standing(stand, str(stand), f"{tally(counts)}; {remedy}")
+
+
+def tally(counts: Counts) -> str:
+    """The counts in words, zeros left out: `362 succeeded, 3 failed of 365`."""
+    parts = [
+        f"{number} {name}"
+        for name in ("succeeded", "failed", "skipped", "cancelled", "running", "queued")
+        if (number := getattr(counts, name))
+    ]
+    return f"{', '.join(parts) or 'nothing'} of {counts.total}"
