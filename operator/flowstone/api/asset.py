@@ -1,0 +1,158 @@
+"""Asset: a named data artifact that is computed one partition at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, StrictInt, WithJsonSchema, model_validator
+
+from flowstone.api.base import Model, StatusModel, refusal
+from flowstone.api.conditions import Conditions
+from flowstone.api.rules import Rule, frozen, frozen_scalar, validations
+from flowstone.api.span import Range
+from flowstone.api.text import DimensionName, Identifier, KeyText
+
+DimensionType = Literal["date", "datetime", "string"]
+Unit = Literal["hour", "day", "week", "month", "quarter", "year"]
+
+MAX_DIMENSIONS = 16
+MAX_VALUES = 10_000
+
+_NEW_ASSET = "the keys of recorded partitions depend on it; create another Asset"
+_NO_TIME = "a string dimension has no unit, timezone or range: remove it, or use type date or datetime"
+_ONE_SOURCE = "values and range are both set: keep one of them"
+_NO_HOURS = "a date has no hours: write day, week, month, quarter or year, or use type datetime"
+
+
+class DimensionSpec(Model):
+    """One element of the asset's partition key."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            Rule("self.type == oldSelf.type", f"type cannot be changed: {_NEW_ASSET}", field=".type"),
+            frozen_scalar("unit", _NEW_ASSET),
+            frozen_scalar("timezone", _NEW_ASSET),
+            Rule("!(has(self.values) && has(self.range))", _ONE_SOURCE),
+            Rule(
+                "self.type != 'string' || !(has(self.unit) || has(self.timezone) || has(self.range))",
+                _NO_TIME,
+                f"'dimension \"' + self.name + '\": {_NO_TIME}'",
+            ),
+            Rule("self.type != 'date' || !has(self.unit) || self.unit != 'hour'", _NO_HOURS, field=".unit"),
+        )
+    )
+
+    name: DimensionName
+    """The dimension's name; a Backfill's `partitions` and the worker's parameters are called by it. Immutable."""
+
+    type: DimensionType
+    """What a value is: a calendar day (date), an instant (datetime) or a text (string). Immutable."""
+
+    unit: Unit | None = None
+    """How long one partition of a time dimension is; unset means day for date and hour for datetime. Immutable."""
+
+    timezone: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    """IANA name of the zone whose days and hours are meant, such as Europe/Berlin; unset means UTC. Immutable."""
+
+    values: Annotated[tuple[KeyText, ...], Field(min_length=1, max_length=MAX_VALUES)] | None = None
+    """All values there are, for Backfills that name none of this dimension; read once, when one is planned."""
+
+    range: Range | None = None
+    """All values there are, as a stretch of time; instead of `values`."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> DimensionSpec:
+        if self.values is not None and self.range is not None:
+            raise refusal("range", "set", _ONE_SOURCE)
+        if self.type == "string":
+            self._refuse_time()
+        if self.type == "date" and self.unit == "hour":
+            raise refusal("unit", self.unit, _NO_HOURS)
+        return self
+
+    def _refuse_time(self) -> None:
+        for field, value in (("unit", self.unit), ("timezone", self.timezone), ("range", self.range)):
+            if value is not None:
+                shown = value if isinstance(value, str) else "set"
+                raise refusal(field, shown, f'dimension "{self.name}": {_NO_TIME}')
+
+
+def _is_pod_template(template: Mapping[str, Any]) -> Mapping[str, Any]:
+    spec = template.get("spec")
+    if not isinstance(spec, Mapping):
+        raise refusal("spec", spec, "write a pod's spec here, as in a Job's template")
+    containers = spec.get("containers")
+    if not isinstance(containers, list) or not containers:
+        raise refusal("spec.containers", containers, "name at least one container with an image")
+    return template
+
+
+_OPEN = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+_CONTAINERS = {
+    "type": "array",
+    "description": "The containers of the pod; each gets the FLOWSTONE_ and PG environment variables.",
+    "minItems": 1,
+    "maxItems": 64,
+    "items": _OPEN,
+}
+_POD_SPEC = _OPEN | {
+    "description": "The pod's spec, checked by the API server when the asset is first used.",
+    "required": ["containers"],
+    "properties": {"containers": _CONTAINERS},
+}
+_TEMPLATE_SCHEMA = _OPEN | {"required": ["spec"], "properties": {"spec": _POD_SPEC}}
+
+PodTemplate = Annotated[dict[str, Any], WithJsonSchema(_TEMPLATE_SCHEMA), AfterValidator(_is_pod_template)]
+"""A pod template as Kubernetes writes it, untyped: the full schema would not fit into a CRD."""
+
+Dimensions = Annotated[
+    tuple[DimensionSpec, ...],
+    Field(
+        min_length=1,
+        max_length=MAX_DIMENSIONS,
+        json_schema_extra={
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["name"],
+            **validations(
+                Rule(
+                    "self.map(d, d.name) == oldSelf.map(d, d.name)",
+                    f"partitionedBy: dimensions cannot be added, removed or put in another order: {_NEW_ASSET}",
+                )
+            ),
+        },
+    ),
+]
+
+
+class AssetSpec(Model):
+    """What the asset is, and how one of its partitions is computed."""
+
+    model_config = ConfigDict(json_schema_extra=validations(frozen("id", _NEW_ASSET)))
+
+    id: Identifier | None = None
+    """The asset's name in the ledger and in Python, such as `daily_report`; unset means metadata.name. Immutable."""
+
+    partitioned_by: Dimensions
+    """The dimensions of the partition key, in the order in which a serialized key names them."""
+
+    template: PodTemplate
+    """The pod that works off a batch of partitions. An edit holds for batches handed out later."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> AssetSpec:
+        names = [dimension.name for dimension in self.partitioned_by]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise refusal("partitionedBy", twice, "two dimensions have this name: rename one")
+        return self
+
+
+class AssetStatus(StatusModel):
+    """What the operator last saw of the asset."""
+
+    observed_generation: Annotated[StrictInt, Field(ge=-1)] = -1
+    """The metadata.generation that this status is about; -1 before the operator has seen the asset."""
+
+    conditions: Conditions = ()
+    """Ready and Stalled."""
