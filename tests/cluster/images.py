@@ -1,0 +1,126 @@
+"""The two image stores: dockerd's, where images are built, and the node's, where pods find them."""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from tests.cluster.errors import ClusterError, CommandError
+from tests.cluster.layout import Layout
+from tests.cluster.packages import find
+from tests.cluster.progress import Progress
+from tests.cluster.rootfs import RECIPES, Recipe, root_archive
+from tests.cluster.shell import run, run_pipe
+
+DOCKER_API = "1.41"
+"""What Debian 12's dockerd speaks; a newer client must be told."""
+
+KUBERNETES_NAMESPACE = "k8s.io"
+"""containerd keeps the kubelet's images apart from dockerd's containers under this name."""
+
+
+def docker_environment(layout: Layout) -> dict[str, str]:
+    """What a Docker client needs in its environment to use this cluster's dockerd."""
+    return {
+        "DOCKER_HOST": f"unix://{layout.docker_socket}",
+        "DOCKER_API_VERSION": DOCKER_API,
+        "DOCKER_BUILDKIT": "0",
+    }
+
+
+def docker(layout: Layout, *arguments: str | Path) -> str:
+    """Call the Docker client."""
+    return run(["docker", *arguments], env=docker_environment(layout))
+
+
+def docker_id(layout: Layout, reference: str) -> str | None:
+    """The id of an image in dockerd, `sha256:...`; None when there is no such image."""
+    try:
+        return docker(layout, "image", "inspect", "--format", "{{.Id}}", reference).strip()
+    except CommandError:
+        return None
+
+
+def node_images(layout: Layout) -> dict[str, str]:
+    """The node's images: reference -> digest of the manifest that it points to."""
+    return parse_node_images(run([*_ctr(layout), "images", "list"]))
+
+
+def parse_node_images(table: str) -> dict[str, str]:
+    """Read the table that `ctr images list` prints: reference, type, digest, and more."""
+    rows = [line.split() for line in table.splitlines()[1:]]
+    return {row[0]: row[2] for row in rows if len(row) > 2}
+
+
+def node_has(images: Mapping[str, str], reference: str, image_id: str) -> bool:
+    """Whether the node knows an image under its name with exactly this content.
+
+    The kubelet's runtime keeps a second reference for every image, named by its id; when both point to the same
+    manifest, the name stands for that id.
+    """
+    return reference in images and images[reference] == images.get(image_id)
+
+
+def load(layout: Layout, references: Iterable[str], progress: Progress) -> None:
+    """Bring images from dockerd to the node, those that it does not have yet.
+
+    Raises:
+        ClusterError: dockerd has no such image, or the node does not take it.
+    """
+    present = node_images(layout)
+    wanted = {reference: _existing_id(layout, reference) for reference in references}
+    missing = [name for name, image_id in wanted.items() if not node_has(present, name, image_id)]
+    if not missing:
+        return
+    progress(f"loading into the node: {', '.join(missing)}")
+    run_pipe(
+        ["docker", "save", *missing],
+        [*_ctr(layout), "images", "import", "-"],
+        env={**os.environ, **docker_environment(layout)},
+    )
+    present = node_images(layout)
+    for name in missing:
+        if name not in present:
+            raise ClusterError(f"the node did not take {name}; see {layout.logs}/containerd.log")
+
+
+def ensure_base_images(layout: Layout, progress: Progress) -> None:
+    """Have every image of our own recipes in dockerd and on the node."""
+    for recipe in RECIPES:
+        _ensure_in_docker(layout, recipe, root_archive(recipe, layout, progress), progress)
+    load(layout, [recipe.reference for recipe in RECIPES], progress)
+
+
+def discard_containers(layout: Layout) -> None:
+    """Remove the containers and volumes of an earlier cluster that dockerd still has on record."""
+    if docker(layout, "container", "list", "--all", "--quiet").strip():
+        docker(layout, "container", "prune", "--force")
+    docker(layout, "volume", "prune", "--force")
+
+
+def prepare_archives(layout: Layout, progress: Progress) -> None:
+    """Make the root file systems, which takes long but needs no running cluster."""
+    for recipe in RECIPES:
+        root_archive(recipe, layout, progress)
+
+
+def _ensure_in_docker(layout: Layout, recipe: Recipe, archive: Path, progress: Progress) -> None:
+    # The second tag is named like the archive, so it tells which content the first one stands for.
+    fixed = f"localhost/{recipe.name}:{archive.stem.rpartition('-')[2]}"
+    image_id = docker_id(layout, fixed)
+    if image_id is None:
+        progress(f"importing {recipe.reference} into dockerd")
+        changes = [argument for line in recipe.configuration for argument in ("--change", line)]
+        docker(layout, "import", *changes, archive, fixed)
+    if docker_id(layout, recipe.reference) != docker_id(layout, fixed):
+        docker(layout, "tag", fixed, recipe.reference)
+
+
+def _existing_id(layout: Layout, reference: str) -> str:
+    image_id = docker_id(layout, reference)
+    if image_id is None:
+        raise ClusterError(f"dockerd has no image {reference}: build it, or pull it into {layout.docker_socket} first")
+    return image_id
+
+
+def _ctr(layout: Layout) -> list[str]:
+    return [find("ctr") or "ctr", "--address", str(layout.containerd_socket), "--namespace", KUBERNETES_NAMESPACE]
