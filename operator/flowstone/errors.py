@@ -14,6 +14,8 @@
     │   └── UnsafeLogin                  the login would see past row level security
     ├── LedgerError
     │   ├── LedgerUnavailable            Postgres does not answer                       retry
+    │   ├── LedgerBusy                   rows are locked, or changed meanwhile          retry
+    │   ├── LedgerRefused                a statement or a plan cannot be right
     │   └── SchemaNotCompatible          this code and the ledger's schema do not fit
     └── KubernetesError
         ├── KubernetesRefused            the API server answered no (403, 404, 409, 422, ...)
@@ -102,8 +104,33 @@ class LedgerUnavailable(LedgerError):
     retry = True
 
 
+class LedgerBusy(LedgerError):
+    """Raised when rows are locked by another session or changed since they were read; read again and retry."""
+
+    retry = True
+
+
+class LedgerRefused(LedgerError):
+    """Raised when Postgres refused a statement, or a plan contradicts itself; do not retry, change the input."""
+
+
 class SchemaNotCompatible(LedgerError):
-    """Raised when the schema is older than this code or wants newer code; retry after `migrate`."""
+    """Raised when the schema is older than this code or wants newer code; retry after `migrate`.
+
+    Attributes:
+        found: the ledger's revision; 0 when there is no ledger, or none this login may read.
+        needed: the revision this code was written for.
+        min_operator: the oldest code revision the ledger lets work on it.
+    """
+
+    def __init__(self, found: int, needed: int, min_operator: int = 0) -> None:
+        self.found = found
+        self.needed = needed
+        self.min_operator = min_operator
+        super().__init__(
+            f"the ledger's schema is at revision {found} and wants code of {min_operator} or newer, "
+            f"this code is of revision {needed}: run `flowstone migrate` of the newer of the two"
+        )
 
 
 class KubernetesError(FlowStoneError):
