@@ -16,8 +16,11 @@ from flowstone.api.text import DimensionName, Identifier, KeyText
 DimensionType = Literal["date", "datetime", "string"]
 Unit = Literal["hour", "day", "week", "month", "quarter", "year"]
 
-MAX_DIMENSIONS = 16
+MAX_DIMENSIONS = 8
+"""Dimensions of a key at most; more would pass what the API server allows rules on excluded ranges to cost."""
+
 MAX_VALUES = 10_000
+"""Values in one list at most; more belong into a range, or into several Backfills."""
 
 _NEW_ASSET = "the keys of recorded partitions depend on it; create another Asset"
 _NO_TIME = "a string dimension has no unit, timezone or range: remove it, or use type date or datetime"
@@ -33,7 +36,7 @@ class DimensionSpec(Model):
             Rule("self.type == oldSelf.type", f"type cannot be changed: {_NEW_ASSET}", field=".type"),
             frozen_scalar("unit", _NEW_ASSET),
             frozen_scalar("timezone", _NEW_ASSET),
-            Rule("!(has(self.values) && has(self.range))", _ONE_SOURCE),
+            Rule("!(has(self.values) && has(self.range))", _ONE_SOURCE, field=".range"),
             Rule(
                 "self.type != 'string' || !(has(self.unit) || has(self.timezone) || has(self.range))",
                 _NO_TIME,
@@ -65,17 +68,11 @@ class DimensionSpec(Model):
     def _fits_together(self) -> DimensionSpec:
         if self.values is not None and self.range is not None:
             raise refusal("range", "set", _ONE_SOURCE)
-        if self.type == "string":
-            self._refuse_time()
+        if self.type == "string" and (self.unit or self.timezone or self.range):
+            raise refusal("", self.name, f'dimension "{self.name}": {_NO_TIME}')
         if self.type == "date" and self.unit == "hour":
             raise refusal("unit", self.unit, _NO_HOURS)
         return self
-
-    def _refuse_time(self) -> None:
-        for field, value in (("unit", self.unit), ("timezone", self.timezone), ("range", self.range)):
-            if value is not None:
-                shown = value if isinstance(value, str) else "set"
-                raise refusal(field, shown, f'dimension "{self.name}": {_NO_TIME}')
 
 
 def _is_pod_template(template: Mapping[str, Any]) -> Mapping[str, Any]:

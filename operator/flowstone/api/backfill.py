@@ -19,7 +19,10 @@ from flowstone.api.span import SPAN_RULES, Span, check_span
 from flowstone.api.text import KeyText, ResourceName, StepText, TimeText
 
 MAX_RANGES = 1_000
+"""Stretches that one dimension may leave out at most."""
+
 MAX_COMBINATIONS = 1_000
+"""Combinations that a Backfill may leave out at most."""
 
 _NEW_BACKFILL = "create another Backfill"
 _ONE_SOURCE = "values and from are both set: keep one of them"
@@ -46,7 +49,7 @@ class DimensionValues(Model):
 
     model_config = ConfigDict(
         json_schema_extra=validations(
-            Rule("!(has(self.values) && has(self.from))", _ONE_SOURCE),
+            Rule("!(has(self.values) && has(self.from))", _ONE_SOURCE, field=".from"),
             Rule("has(self.from) || !(has(self.through) || has(self.before) || has(self.step))", _NO_START),
             *SPAN_RULES,
         )
@@ -75,10 +78,9 @@ class DimensionValues(Model):
     def _one_source(self) -> DimensionValues:
         if self.values is not None and self.start is not None:
             raise refusal("from", self.start, _ONE_SOURCE)
-        ends = {"through": self.through, "before": self.before, "step": self.step}
-        for field, text in ends.items():
-            if text is not None and self.start is None:
-                raise refusal(field, text, _NO_START)
+        without_start = self.through or self.before or self.step
+        if without_start and self.start is None:
+            raise refusal("", without_start, _NO_START)
         check_span(self.start, self.through, self.before)
         return self
 

@@ -11,6 +11,7 @@ from flowstone.api.conditions import Conditions
 from flowstone.api.text import MAX_KEY
 
 MAX_FAILURES = 10
+"""Failures that a status lists at most; the ledger has them all."""
 
 Phase = Literal["Planning", "Running", "Suspended", "Blocked", "Succeeded", "PartlyFailed", "Failed", "Cancelled"]
 Count = Annotated[StrictInt, Field(ge=0)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field, StrictInt
@@ -40,20 +39,3 @@ Conditions = Annotated[
     ),
 ]
 """All conditions of one resource, at most one of each type."""
-
-
-def transitioned(previous: Iterable[Condition], wanted: Iterable[Condition]) -> tuple[Condition, ...]:
-    """Return the wanted conditions, each with the time at which its status really changed.
-
-    Args:
-        previous: The conditions that the resource has now.
-        wanted: The conditions it is to have, `last_transition_time` = now.
-    """
-    before = {condition.type: condition for condition in previous}
-    return tuple(_keep_time(before.get(condition.type), condition) for condition in wanted)
-
-
-def _keep_time(before: Condition | None, wanted: Condition) -> Condition:
-    if before is None or before.status != wanted.status:
-        return wanted
-    return wanted.model_copy(update={"last_transition_time": before.last_transition_time})

@@ -70,6 +70,10 @@ def _tidied(node: Schema) -> Schema:
         node["default"] = {}
     if node.get("default") == []:
         del node["default"]
+    return _ordered(node)
+
+
+def _ordered(node: Schema) -> Schema:
     first = {key: node[key] for key in _FIRST if key in node}
     return first | node
 
@@ -93,7 +97,7 @@ def resource_schema(kind: Kind) -> Schema:
             "kind": {"description": f"Always {kind.name}.", "type": "string"},
             "metadata": {"type": "object"},
             "spec": model_schema(kind.spec),
-            "status": _tidied(status),
+            "status": _ordered(status),
         },
     }
     return schema | (validations(*kind.rules) if kind.rules else {})

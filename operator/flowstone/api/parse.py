@@ -14,14 +14,12 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from flowstone.api.asset import AssetSpec, AssetStatus
+from flowstone.api.asset import AssetSpec
 from flowstone.api.backfill import BackfillSpec
-from flowstone.api.backfill_status import BackfillStatus
-from flowstone.api.base import Model, StatusModel
+from flowstone.api.base import Model
 from flowstone.errors import InvalidSpec
 
 _Spec = TypeVar("_Spec", bound=Model)
-_Status = TypeVar("_Status", bound=StatusModel)
 
 MAX_SHOWN = 120
 """Characters of an offending value that a message shows."""
@@ -53,18 +51,16 @@ class Meta:
 
 @dataclass(frozen=True, slots=True)
 class BackfillResource(Meta):
-    """A Backfill: who it is, what is asked for, and what it last said of itself."""
+    """A Backfill: who it is, and what is asked for."""
 
     spec: BackfillSpec
-    status: BackfillStatus
 
 
 @dataclass(frozen=True, slots=True)
 class AssetResource(Meta):
-    """An Asset: who it is, what it is, and what it last said of itself."""
+    """An Asset: who it is, and what it is."""
 
     spec: AssetSpec
-    status: AssetStatus
 
     @property
     def id(self) -> str:
@@ -84,7 +80,7 @@ def parse_backfill(resource: Mapping[str, Any]) -> BackfillResource:
         InvalidSpec: The spec passed the schema, if it met it at all, and still makes no sense.
     """
     spec = validated(BackfillSpec, resource.get("spec"), "spec")
-    return BackfillResource(**_meta(resource), spec=spec, status=parse_status(BackfillStatus, resource))
+    return BackfillResource(**_meta(resource), spec=spec)
 
 
 def parse_asset(resource: Mapping[str, Any]) -> AssetResource:
@@ -94,19 +90,7 @@ def parse_asset(resource: Mapping[str, Any]) -> AssetResource:
         InvalidSpec: The spec passed the schema, if it met it at all, and still makes no sense.
     """
     spec = validated(AssetSpec, resource.get("spec"), "spec")
-    return AssetResource(**_meta(resource), spec=spec, status=parse_status(AssetStatus, resource))
-
-
-def parse_status(model: type[_Status], resource: Mapping[str, Any]) -> _Status:
-    """Return the status of a resource, or an empty one where it is missing or not readable.
-
-    Notes:
-        The status is derived and written anew by every reconcile, so a bad one must not stop it.
-    """
-    try:
-        return model.model_validate(resource.get("status") or {}, by_alias=True, by_name=False)
-    except ValidationError:
-        return model()
+    return AssetResource(**_meta(resource), spec=spec)
 
 
 def validated(model: type[_Spec], value: object, field: str) -> _Spec:

@@ -34,7 +34,12 @@ def _order_rule(end: str, relation: str, says: str) -> Rule:
 
 
 SPAN_RULES = (
-    Rule("!has(self.from) || has(self.through) != has(self.before)", f"from needs one end: {ONE_END}"),
+    Rule(
+        "!has(self.from) || has(self.through) != has(self.before)",
+        f"from needs one end: {ONE_END}",
+        f"'from ' + self.from + ' needs one end: {ONE_END}'",
+        ".from",
+    ),
     _form_rule("through"),
     _form_rule("before"),
     _order_rule("through", "<=", "later than"),
@@ -48,7 +53,7 @@ def check_span(start: str | None, through: str | None, before: str | None) -> No
     if start is None:
         return
     if (through is None) == (before is None):
-        raise refusal("from", start, f"from needs one end: {ONE_END}")
+        raise refusal("from", start, f"from {start} needs one end: {ONE_END}")
     end, text = ("through", through) if through is not None else ("before", before)
     if text is None or len(start) != len(text):
         raise refusal(end, text, f"from {start} and {end} {text} have different forms: {SAME_FORM}")
