@@ -1,0 +1,181 @@
+"""Tenants: the registry, the signed context of pooled logins, and their policies on the ledger.
+
+Revision ID: 0002
+Revises: 0001
+"""
+
+from __future__ import annotations
+
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+REGISTRY = """
+CREATE TABLE flowstone.tenant (
+    cluster text COLLATE "C" NOT NULL,
+    tenant_id text COLLATE "C" NOT NULL UNIQUE
+        CONSTRAINT tenant_id_check CHECK (tenant_id ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'),
+    scope text COLLATE "C" NOT NULL UNIQUE
+        CONSTRAINT tenant_scope_check CHECK (scope = 't/' || cluster || '/' || tenant_id),
+    resource_uid text,
+    tier text COLLATE "C" NOT NULL DEFAULT 'basic'
+        CONSTRAINT tenant_tier_check CHECK (tier IN ('basic', 'standard', 'premium', 'enterprise')),
+    isolation text COLLATE "C" NOT NULL DEFAULT 'Shared'
+        CONSTRAINT tenant_isolation_check CHECK (isolation IN ('Shared', 'Schema', 'Database')),
+    state text COLLATE "C" NOT NULL DEFAULT 'active'
+        CONSTRAINT tenant_state_check CHECK (state IN ('active', 'suspended', 'purged')),
+    max_parallel integer CONSTRAINT tenant_max_parallel_check CHECK (max_parallel > 0),
+    role_base text COLLATE "C" UNIQUE,
+    active_slot text COLLATE "C" CONSTRAINT tenant_slot_check CHECK (active_slot IN ('a', 'b')),
+    rotated_at timestamptz,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    suspended_at timestamptz,
+    retain_until timestamptz,
+    export_digest text,
+    purged_at timestamptz,
+    lease_owner text,
+    lease_until timestamptz,
+    PRIMARY KEY (cluster, tenant_id)
+)
+"""
+
+KEYS = """
+CREATE TABLE flowstone.context_key (
+    slot smallint PRIMARY KEY CONSTRAINT context_key_slot_check CHECK (slot IN (1, 2)),
+    inner_pad bytea NOT NULL CONSTRAINT context_key_inner_check CHECK (octet_length(inner_pad) = 64),
+    outer_pad bytea NOT NULL CONSTRAINT context_key_outer_check CHECK (octet_length(outer_pad) = 64)
+)
+"""
+
+# HMAC-SHA256 is checked over the payload as a whole, before any of it is looked at: what was signed was made by us,
+# so it is well-formed, and what was not signed never reaches a cast that could fail.
+CONTEXT_SCOPE = """
+CREATE FUNCTION flowstone.context_scope() RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    context CONSTANT text := current_setting('flowstone.context', true);
+    payload CONSTANT text := left(context, -65);
+    found text;
+BEGIN
+    IF context IS NULL OR length(context) < 80 THEN
+        RETURN NULL;
+    END IF;
+    PERFORM FROM flowstone.context_key k
+        WHERE encode(sha256(k.outer_pad || sha256(k.inner_pad || convert_to(payload, 'UTF8'))), 'hex')
+            = right(context, 64);
+    IF NOT FOUND OR right(payload, 10)::bigint <= extract(epoch FROM statement_timestamp()) THEN
+        RETURN NULL;
+    END IF;
+    SELECT t.scope INTO found FROM flowstone.tenant t WHERE t.scope = left(payload, -11) AND t.state = 'active';
+    RETURN found;
+END
+$$
+"""
+
+CONTEXT_TENANT = """
+CREATE FUNCTION flowstone.context_tenant() RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN split_part(flowstone.context_scope(), '/', 3);
+END
+$$
+"""
+
+ENTER = """
+CREATE FUNCTION flowstone.enter_tenant(context text) RETURNS text
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    held CONSTANT text := coalesce(current_setting('flowstone.context', true), '');
+BEGIN
+    IF held <> '' AND left(held, -76) <> left(context, -76) THEN
+        RETURN 'other';
+    END IF;
+    IF held = '' AND EXISTS (SELECT FROM pg_cursors WHERE name <> '') THEN
+        RETURN 'cursor';
+    END IF;
+    PERFORM set_config('flowstone.context', context, true);
+    IF flowstone.context_scope() IS DISTINCT FROM left(context, -76) THEN
+        RETURN 'refused';
+    END IF;
+    RETURN 'entered';
+END
+$$
+"""
+
+# A column's default cannot hold a sub-select, so it is a function; row level security checks what it gives.
+TENANT_ID = """
+CREATE FUNCTION flowstone.tenant_id() RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN coalesce(
+        (SELECT s.tenant_id FROM flowstone.login_scope s WHERE s.role_name = session_user),
+        split_part(flowstone.context_scope(), '/', 3)
+    );
+END
+$$
+"""
+
+REPORTED = "backfill = '00000000-0000-0000-0000-000000000000' AND state = 'succeeded' AND fence = 0"
+"""A materialization that a program reported: it belongs to no backfill, and no worker ever holds it."""
+
+MINE = "scope = (SELECT flowstone.context_scope())"
+
+POLICIES = (
+    f"CREATE POLICY pool_rows ON flowstone.materialization FOR SELECT TO flowstone_pool USING ({MINE})",
+    "CREATE POLICY pool_reports ON flowstone.materialization FOR INSERT TO flowstone_pool "
+    f"WITH CHECK ({MINE} AND {REPORTED})",
+    "CREATE POLICY pool_corrections ON flowstone.materialization FOR UPDATE TO flowstone_pool "
+    f"USING ({MINE} AND {REPORTED}) WITH CHECK ({MINE} AND {REPORTED})",
+    "CREATE POLICY pool_floor ON flowstone.materialization AS RESTRICTIVE TO flowstone_pool "
+    f"USING ({MINE}) WITH CHECK ({MINE})",
+    f"CREATE POLICY pool_rows ON flowstone.latest FOR SELECT TO flowstone_pool USING ({MINE})",
+    f"CREATE POLICY pool_floor ON flowstone.latest AS RESTRICTIVE TO flowstone_pool USING ({MINE}) WITH CHECK ({MINE})",
+    "ALTER TABLE flowstone.tenant ENABLE ROW LEVEL SECURITY",
+    "ALTER TABLE flowstone.tenant FORCE ROW LEVEL SECURITY",
+    "CREATE POLICY operator_rows ON flowstone.tenant TO flowstone_operator USING (true) WITH CHECK (true)",
+    # FORCE binds the owner too, and the functions above look the tenant up as the owner.
+    "CREATE POLICY owner_rows ON flowstone.tenant FOR SELECT TO flowstone_owner USING (true)",
+)
+
+GRANTS = (
+    "REVOKE ALL ON FUNCTION flowstone.context_scope(), flowstone.context_tenant(), flowstone.enter_tenant(text), "
+    "flowstone.tenant_id() FROM PUBLIC",
+    "GRANT EXECUTE ON FUNCTION flowstone.context_scope(), flowstone.context_tenant(), flowstone.enter_tenant(text) "
+    "TO flowstone_pool",
+    "GRANT EXECUTE ON FUNCTION flowstone.tenant_id() TO flowstone_pool, flowstone_tenant, flowstone_operator",
+    "GRANT USAGE ON SCHEMA flowstone TO flowstone_pool",
+    "GRANT SELECT, INSERT (scope, asset, partition, backfill, ordinal, state, fence, finished_at), "
+    "UPDATE (finished_at) ON flowstone.materialization TO flowstone_pool",
+    "GRANT SELECT ON flowstone.latest TO flowstone_pool",
+    "GRANT SELECT, INSERT, UPDATE ON flowstone.tenant TO flowstone_operator",
+)
+
+
+def upgrade() -> None:
+    """Add what tenants need; what exists keeps working."""
+    for statement in (REGISTRY, KEYS, CONTEXT_SCOPE, CONTEXT_TENANT, ENTER, TENANT_ID, *POLICIES, *GRANTS):
+        op.execute(statement)
+
+
+def downgrade() -> None:
+    """Take it away again; refused while a tenant is registered, because its rows would be nobody's."""
+    op.execute(
+        "DO $$ BEGIN IF EXISTS (SELECT FROM flowstone.tenant) THEN "
+        "RAISE 'tenants are registered: purge them before the downgrade'; END IF; END $$"
+    )
+    for table, policy in (
+        ("materialization", "pool_rows"),
+        ("materialization", "pool_reports"),
+        ("materialization", "pool_corrections"),
+        ("materialization", "pool_floor"),
+        ("latest", "pool_rows"),
+        ("latest", "pool_floor"),
+    ):
+        op.execute(f"DROP POLICY {policy} ON flowstone.{table}")
+    op.execute("REVOKE ALL ON flowstone.materialization, flowstone.latest FROM flowstone_pool")
+    for function in ("tenant_id()", "enter_tenant(text)", "context_tenant()", "context_scope()"):
+        op.execute(f"DROP FUNCTION flowstone.{function}")
+    op.execute("DROP TABLE flowstone.context_key, flowstone.tenant")

@@ -1,0 +1,216 @@
+"""How the ledger reaches Postgres: a pool, one transaction at a time, a deadline on each, errors translated.
+
+Postgres may be away for seconds or for hours, and the way to it may swallow packets without a word. So nothing
+here waits without an end: connecting has a timeout, an idle wire is probed by keepalives, and a transaction that
+passes its deadline has its socket shut down from outside, because a proxy that stands still answers keepalives
+for ever. Each of these surfaces as `LedgerUnavailable`, and the pool renews its connections by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+from psycopg import errors as pg
+from psycopg.conninfo import make_conninfo
+from psycopg.rows import TupleRow
+from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+
+from flowstone.errors import LedgerBusy, LedgerRefused, LedgerUnavailable
+
+Connection = psycopg.Connection[TupleRow]
+Pool = ConnectionPool[Connection]
+
+APPLICATION_NAME = "flowstone-operator"
+"""What `pg_stat_activity` shows for the ledger's sessions."""
+
+POOL_SIZE = 8
+"""Connections one replica holds at most."""
+
+CHECKOUT_SECONDS = 5.0
+"""Longest wait for a free connection; then the ledger counts as unavailable."""
+
+DEADLINE_SECONDS = 9.0
+"""Longest life of an ordinary transaction, seen from this side of the wire."""
+
+LONG_SECONDS = 300.0
+"""Longest life of the transactions that touch every row of a backfill: planning, cancelling."""
+
+RECONNECT_SECONDS = 5.0
+"""How long the pool goes on trying by itself; afterwards each request makes it try again, without a long back-off."""
+
+WIRE: Mapping[str, str | int] = {
+    "connect_timeout": 5,
+    "keepalives": 1,
+    "keepalives_idle": 3,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 8000,
+}
+"""libpq parameters: a peer that vanished is noticed within 10 seconds, whether we wait for it or it for us."""
+
+SESSION = {
+    "lock_timeout": "2s",
+    "statement_timeout": "8s",
+    "idle_in_transaction_session_timeout": "30s",
+    "search_path": "pg_catalog, pg_temp",
+    "timezone": "UTC",
+}
+"""Settings of each session: it waits 2 s for a lock, and leaves none behind when this process dies."""
+
+
+def open_pool(conninfo: str, *, size: int = POOL_SIZE) -> Pool:
+    """Make the pool without waiting for Postgres, which may not be there yet."""
+    return ConnectionPool(
+        wired(conninfo, APPLICATION_NAME),
+        kwargs={"autocommit": True},
+        min_size=1,
+        max_size=size,
+        timeout=CHECKOUT_SECONDS,
+        reconnect_timeout=RECONNECT_SECONDS,
+        configure=_configure,
+        name="ledger",
+        open=True,
+    )
+
+
+def wired(conninfo: str, application: str) -> str:
+    """A connection string with the time-outs of `WIRE` and the name the session shall show."""
+    return make_conninfo(conninfo, **{**WIRE, "application_name": application})
+
+
+def _configure(connection: Connection) -> None:
+    """Give a new session its settings, in one round trip."""
+    calls = ", ".join("set_config(%s, %s, false)" for _ in SESSION)
+    connection.execute(f"SELECT {calls}".encode(), [word for pair in SESSION.items() for word in pair])
+
+
+class Deadline:
+    """Shuts a connection's socket down when its time is over; `extend` gives it more.
+
+    Args:
+        connection: The connection whose owner may be stuck in a read or a write.
+        seconds: How long from now.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, connection: Connection, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._socket = os.dup(connection.fileno())
+        self._clock = clock
+        self._until = clock() + seconds
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="ledger-deadline", daemon=True)
+
+    def extend(self, seconds: float) -> None:
+        """Let the transaction go on for `seconds` from now; at most one thread may call this."""
+        self._until = self._clock() + seconds
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        with socket.socket(fileno=self._socket) as wire:
+            while (left := self._until - self._clock()) > 0:
+                if self._over.wait(left):
+                    return
+            with suppress(OSError):  # already closed by the other side
+                wire.shutdown(socket.SHUT_RDWR)
+
+
+class Transaction:
+    """One transaction: a connection, and the deadline that can be extended while there is progress."""
+
+    def __init__(self, connection: Connection, deadline: Deadline) -> None:
+        self.connection = connection
+        self._deadline = deadline
+
+    def rows(self, query: str, parameters: Mapping[str, Any] | None = None) -> list[TupleRow]:
+        """Run one statement and return all its rows."""
+        return self.connection.execute(query.encode(), parameters).fetchall()
+
+    def row(self, query: str, parameters: Mapping[str, Any] | None = None) -> TupleRow | None:
+        """Run one statement and return its first row, or None."""
+        return self.connection.execute(query.encode(), parameters).fetchone()
+
+    def run(self, query: str, parameters: Mapping[str, Any] | None = None) -> int:
+        """Run one statement and return how many rows it changed."""
+        return self.connection.execute(query.encode(), parameters).rowcount
+
+    def extend(self, seconds: float) -> None:
+        """Give the transaction `seconds` more from now, on this side and in the server."""
+        self._deadline.extend(seconds)
+
+    def allow(self, seconds: float) -> None:
+        """Let single statements of this transaction take up to `seconds`."""
+        self.run("SELECT set_config('statement_timeout', %(ms)s, true)", {"ms": str(round(seconds * 1000))})
+        self.extend(seconds)
+
+
+class Database:
+    """The pool as the ledger uses it: `with database.transaction() as tx`."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    @contextmanager
+    def transaction(self, seconds: float = DEADLINE_SECONDS) -> Iterator[Transaction]:
+        """Yield a transaction, committed at the end, rolled back by any exception.
+
+        Raises:
+            LedgerUnavailable: Postgres is away, or broke off; whether the commit happened is then unknown.
+            LedgerBusy: A row or table is locked by somebody else.
+            LedgerRefused: Postgres refused a statement.
+        """
+        with (
+            translated(),
+            self._checkout() as connection,
+            Deadline(connection, seconds) as deadline,
+            connection.transaction(),
+        ):
+            yield Transaction(connection, deadline)
+
+    @contextmanager
+    def _checkout(self) -> Iterator[Connection]:
+        """Borrow a connection; when it breaks, renew the others too: the server restarted under all of them."""
+        with self._pool.connection() as connection:
+            try:
+                yield connection
+            finally:
+                if connection.broken:
+                    self._pool.drain()
+
+
+_GONE = (psycopg.OperationalError, psycopg.InterfaceError, pg.IdleInTransactionSessionTimeout)
+"""What the driver raises when a connection is lost, refused or taking too long."""
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn the driver's and the pool's exceptions into FlowStone's."""
+    try:
+        yield
+    except (pg.LockNotAvailable, pg.DeadlockDetected, pg.SerializationFailure) as error:
+        raise LedgerBusy(f"rows of the ledger are locked by another session: {_first_line(error)}") from error
+    except (*_GONE, PoolTimeout, PoolClosed, TooManyRequests) as error:
+        raise LedgerUnavailable(f"the ledger in Postgres does not answer: {_first_line(error)}") from error
+    except psycopg.Error as error:
+        raise LedgerRefused(f"Postgres refused a statement: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    """The message without DETAIL and CONTEXT, which carry rows' values."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
