@@ -1,0 +1,49 @@
+"""`flowstone` for people: the commands, and how errors become exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version as installed_version
+
+import typer
+from rich.console import Console
+
+from flowstone.cli import backfill, service
+from flowstone.cli.exits import Exit, of_error
+from flowstone.errors import FlowStoneError
+
+HELP = """Runs an asset over many partitions as Kubernetes Jobs; the record of what is done lies in Postgres.
+
+Exit codes: 0 done or succeeded, 1 failed partitions or stalled, 2 usage, 3 cluster or ledger unreachable,
+4 refused by the cluster, 5 cancelled, 6 timed out, 130 interrupted."""
+
+
+def build() -> typer.Typer:
+    """The whole command line."""
+    app = typer.Typer(name="flowstone", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
+    app.add_typer(backfill.commands())
+    for command in (service.operator, service.migrate, version):
+        app.command()(command)
+    return app
+
+
+def version() -> None:
+    """Print the version."""
+    typer.echo(installed_version("flowstone"))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code (see `exits`)."""
+    try:
+        build()(args=None if arguments is None else list(arguments), prog_name="flowstone")
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else Exit.OK
+    except FlowStoneError as error:
+        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {error}", soft_wrap=True)
+        return of_error(error)
+    return Exit.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

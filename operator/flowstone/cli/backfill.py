@@ -1,0 +1,121 @@
+"""`flowstone backfill ...`: run, watch and stop Backfills, and find out why one does not move."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flowstone.cli.cluster import Cluster
+from flowstone.cli.exits import Exit
+from flowstone.cli.manifests import one_backfill
+from flowstone.cli.output import Output, console, show, show_all
+from flowstone.cli.watching import picture, wait
+from flowstone.kube import paths
+
+Json = dict[str, Any]
+
+Name = Annotated[str, typer.Argument(help="Name of the Backfill.", show_default=False)]
+File = Annotated[Path, typer.Option("-f", "--file", help="File with the Backfill; - is the standard input.")]
+Namespace = Annotated[str | None, typer.Option("-n", "--namespace", help="Namespace; default: the context's.")]
+Context = Annotated[str | None, typer.Option("--context", help="Context of the kubeconfig; default: the current one.")]
+Form = Annotated[Output, typer.Option("-o", "--output", help="Form of the answer.")]
+Seconds = Annotated[float | None, typer.Option("--timeout", min=0, help="Give up waiting after this many seconds.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until it is over; the exit code says how it ended.")]
+
+
+def status(
+    name: Annotated[str | None, typer.Argument(help="Name of one Backfill.", show_default=False)] = None,
+    namespace: Namespace = None,
+    everywhere: Annotated[bool, typer.Option("-A", "--all-namespaces", help="Those of all namespaces.")] = False,
+    output: Form = Output.TABLE,
+    context: Context = None,
+) -> None:
+    """Say where one Backfill stands, or all of them."""
+    cluster = Cluster.connect(context=context, namespace=namespace)
+    if name is not None:
+        show(cluster.get(paths.custom("backfills", cluster.namespace, name)), output)
+        return
+    found = cluster.list(paths.custom("backfills", None if everywhere else cluster.namespace))
+    show_all(found, output)
+
+
+def watch(
+    name: Name,
+    namespace: Namespace = None,
+    timeout: Seconds = None,
+    output: Form = Output.TABLE,
+    context: Context = None,
+) -> None:
+    """Watch a Backfill until it is over; the exit code says how it ended."""
+    _follow(Cluster.connect(context=context, namespace=namespace), name, timeout, output)
+
+
+def run(
+    file: File,
+    namespace: Namespace = None,
+    wait_for_it: Wait = False,
+    timeout: Seconds = None,
+    output: Form = Output.TABLE,
+    context: Context = None,
+) -> None:
+    """Apply a Backfill from a file, as `kubectl apply --server-side` does."""
+    resource = one_backfill(file)
+    wanted = namespace or resource["metadata"].get("namespace")
+    cluster = Cluster.connect(context=context, namespace=wanted)
+    resource["metadata"]["namespace"] = cluster.namespace
+    name = resource["metadata"]["name"]
+    applied = cluster.apply(paths.custom("backfills", cluster.namespace, name), resource)
+    if wait_for_it:
+        _follow(cluster, name, timeout, output)
+    else:
+        show(applied, output)
+
+
+def cancel(
+    name: Name,
+    namespace: Namespace = None,
+    wait_for_it: Wait = False,
+    timeout: Seconds = None,
+    output: Form = Output.NAME,
+    context: Context = None,
+) -> None:
+    """Stop a Backfill for good: its Jobs are stopped and nothing more is handed out; what is done stays done."""
+    cluster = Cluster.connect(context=context, namespace=namespace)
+    changed = cluster.merge(paths.custom("backfills", cluster.namespace, name), {"spec": {"cancel": True}})
+    if not wait_for_it:
+        show(changed, output)
+        return
+    code = _wait(cluster, name, timeout, output)
+    raise typer.Exit(Exit.OK if code is Exit.CANCELLED else code)
+
+
+def _follow(cluster: Cluster, name: str, timeout: float | None, output: Output) -> None:
+    raise typer.Exit(_wait(cluster, name, timeout, output))
+
+
+def _wait(cluster: Cluster, name: str, timeout: float | None, output: Output) -> Exit:
+    """Wait with a picture for people, and print how it ended in the form asked for."""
+    collection = paths.custom("backfills", cluster.namespace)
+    until = None if timeout is None else datetime.now(UTC) + timedelta(seconds=timeout)
+    last: list[Json] = []
+
+    def states() -> Any:
+        for state in cluster.follow(collection, name, until=until):
+            last[:] = [state]
+            yield state
+
+    with picture(console(stderr=output is not Output.TABLE)) as draw:
+        code = wait(states(), draw, until=until, clock=lambda: datetime.now(UTC))
+    show(last[0], output)
+    return code
+
+
+def commands() -> typer.Typer:
+    """The group of commands."""
+    group = typer.Typer(name="backfill", help="Run an asset over many partitions.", no_args_is_help=True)
+    for command in (run, status, watch, cancel):
+        group.command()(command)
+    return group

@@ -1,0 +1,203 @@
+"""The Kubernetes API for people's commands: synchronous, plain dicts, FlowStone's errors."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import urllib3
+from kubernetes import client, config
+
+from flowstone.errors import KubernetesRefused, KubernetesUnavailable
+
+Json = dict[str, Any]
+
+FIELD_MANAGER = "flowstone-cli"
+"""Owner of the fields that people set with these commands."""
+
+PATIENCE = 30
+"""Seconds until a request counts as not answered."""
+
+WATCH_SECONDS = 240
+"""Seconds after which a watch is begun anew, so that a dead connection is noticed."""
+
+_MERGE = "application/merge-patch+json"
+_APPLY = "application/apply-patch+yaml"
+_GONE = 410
+
+
+class Cluster:
+    """One Kubernetes cluster, as the kubeconfig's user.
+
+    Every method raises `KubernetesRefused` when the server says no, `KubernetesUnavailable` when it does not answer.
+    """
+
+    def __init__(self, api: client.ApiClient, namespace: str) -> None:
+        self._api = api
+        self.namespace = namespace
+        """The namespace that commands work in when none is named."""
+
+    @classmethod
+    def connect(cls, *, context: str | None = None, namespace: str | None = None) -> Cluster:
+        """Connect as kubectl would: by KUBECONFIG or ~/.kube/config, or inside a pod by its service account."""
+        configuration = client.Configuration()
+        try:
+            chosen = _load(configuration, context)
+        except (config.ConfigException, OSError) as error:
+            raise KubernetesUnavailable(f"no cluster is configured ({error}); set KUBECONFIG") from error
+        return cls(client.ApiClient(configuration), namespace or chosen)
+
+    def get(self, path: str) -> Json:
+        """Read one object."""
+        return self._send("GET", path)
+
+    def list(self, path: str, *, labels: str = "", fields: str = "") -> list[Json]:
+        """Read all objects that match."""
+        query = {"labelSelector": labels, "fieldSelector": fields}
+        return list(self._send("GET", path, query={k: v for k, v in query.items() if v}).get("items") or [])
+
+    def apply(self, path: str, body: Mapping[str, Any], *, dry_run: bool = False) -> Json:
+        """Server-side apply; a field that somebody else owns is a conflict (409), not taken over."""
+        query = {"fieldManager": FIELD_MANAGER} | ({"dryRun": "All"} if dry_run else {})
+        return self._send("PATCH", path, query=query, body=body, content=_APPLY)
+
+    def merge(self, path: str, change: Mapping[str, Any]) -> Json:
+        """Change single fields (RFC 7396)."""
+        return self._send("PATCH", path, query={"fieldManager": FIELD_MANAGER}, body=change, content=_MERGE)
+
+    def text(self, path: str, **query: str) -> str:
+        """Read something that is no object, such as a log."""
+        response = self._request("GET", path, query, None, "application/json", PATIENCE)
+        data = response.data
+        _check(response.status, data, path)
+        return data.decode("utf-8", "replace")
+
+    def follow(self, collection: str, name: str, *, until: datetime | None = None) -> Iterator[Json]:
+        """Yield an object as it is now and after each change; ends when it is deleted.
+
+        Args:
+            until: When the watch is begun anew, so that whoever gives up then is asked in time.
+        """
+        while True:
+            current = self.get(f"{collection}/{name}")
+            yield current
+            for event in self._watch(collection, name, current["metadata"]["resourceVersion"], _seconds(until)):
+                if event["type"] == "DELETED":
+                    return
+                yield event["object"]
+
+    def _watch(self, collection: str, name: str, version: str, seconds: int) -> Iterator[Json]:
+        query = {
+            "watch": "true",
+            "fieldSelector": f"metadata.name={name}",
+            "resourceVersion": version,
+            "timeoutSeconds": str(seconds),
+        }
+        response = self._request("GET", collection, query, None, "application/json", seconds + PATIENCE)
+        try:
+            if response.status == _GONE:
+                return
+            if response.status >= 300:
+                _check(response.status, response.data, collection)
+            yield from _events(response)
+        except urllib3.exceptions.HTTPError:
+            return  # cut off: the caller reads the object again
+        finally:
+            response.release_conn()
+            response.close()
+
+    def _send(
+        self,
+        verb: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content: str = "application/json",
+    ) -> Json:
+        response = self._request(verb, path, query or {}, body, content, PATIENCE)
+        data = response.data
+        _check(response.status, data, path)
+        decoded: Json = json.loads(data)
+        return decoded
+
+    def _request(
+        self,
+        verb: str,
+        path: str,
+        query: Mapping[str, str],
+        body: Mapping[str, Any] | None,
+        content: str,
+        seconds: float,
+    ) -> urllib3.BaseHTTPResponse:
+        prepared = self._api.param_serialize(
+            verb,
+            path,
+            query_params=list(query.items()),
+            header_params={"Content-Type": content, "Accept": "application/json"},
+            body=dict(body) if body is not None else None,
+            auth_settings=["BearerToken"],
+        )
+        try:
+            answer: urllib3.BaseHTTPResponse = self._api.call_api(
+                *prepared, _request_timeout=(PATIENCE, seconds)
+            ).response
+        except (urllib3.exceptions.HTTPError, client.ApiException, OSError) as error:
+            host = self._api.configuration.host
+            raise KubernetesUnavailable(f"the cluster at {host} does not answer: {_root(error)}") from error
+        return answer
+
+
+def _seconds(until: datetime | None) -> int:
+    """How long one watch lasts: a server takes whole seconds, and none means for ever."""
+    left = WATCH_SECONDS if until is None else (until - datetime.now(UTC)).total_seconds()
+    return max(1, min(WATCH_SECONDS, math.ceil(left)))
+
+
+def _load(configuration: client.Configuration, context: str | None) -> str:
+    """Fill in address and credentials; the namespace that the context names."""
+    if context is None and not _has_kubeconfig() and "KUBERNETES_SERVICE_HOST" in os.environ:
+        config.load_incluster_config(configuration)
+        return "default"
+    config.load_kube_config(context=context, client_configuration=configuration)
+    contexts, active = config.list_kube_config_contexts()
+    used = next((one for one in contexts if one["name"] == context), active)
+    return str(used["context"].get("namespace") or "default")
+
+
+def _has_kubeconfig() -> bool:
+    return bool(os.environ.get("KUBECONFIG")) or os.path.exists(os.path.expanduser("~/.kube/config"))
+
+
+def _events(response: urllib3.BaseHTTPResponse) -> Iterator[Json]:
+    pending = b""
+    for chunk in response.stream(65536):
+        *lines, pending = (pending + chunk).split(b"\n")
+        for line in filter(None, lines):
+            event = json.loads(line)
+            if event["type"] == "ERROR":
+                return  # too old a version, most often: the caller reads the object again
+            yield event
+
+
+def _check(status: int, data: bytes, path: str) -> None:
+    if status < 300:
+        return
+    try:
+        answer = json.loads(data)
+    except ValueError:
+        answer = {}
+    message = str(answer.get("message") or data[:300].decode("utf-8", "replace") or path)
+    if status == 429 or status >= 500:
+        raise KubernetesUnavailable(f"the API server answered {status}: {message}")
+    raise KubernetesRefused(status, str(answer.get("reason") or status), message)
+
+
+def _root(error: BaseException) -> str:
+    """The innermost cause in words; the outer ones only repeat the address."""
+    reason = getattr(error, "reason", None)
+    return _root(reason) if isinstance(reason, BaseException) else str(error)

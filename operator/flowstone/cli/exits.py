@@ -1,0 +1,74 @@
+"""What the exit codes mean; scripts and CI rely on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Any
+
+from flowstone.errors import (
+    FlowStoneError,
+    InvalidSpec,
+    KubernetesRefused,
+    KubernetesUnavailable,
+    LedgerError,
+    PartitionError,
+)
+
+
+class Exit(IntEnum):
+    """The exit codes of every command of `flowstone` but `work` and `exec`."""
+
+    OK = 0
+    """It was done; a Backfill that was waited for succeeded."""
+
+    FAILED = 1
+    """The Backfill ended with failed partitions, or it is stalled and somebody has to look."""
+
+    USAGE = 2
+    """The command or the file makes no sense; nothing was changed."""
+
+    UNREACHABLE = 3
+    """The cluster or the ledger does not answer; try again later."""
+
+    REFUSED = 4
+    """The cluster said no: not there, no right, or not valid."""
+
+    CANCELLED = 5
+    """The Backfill that was waited for was cancelled."""
+
+    TIMEOUT = 6
+    """It was not finished within the time given; it goes on."""
+
+    INTERRUPTED = 130
+    """Somebody pressed Ctrl-C; the Backfill goes on."""
+
+
+_PHASES = {"Succeeded": Exit.OK, "PartlyFailed": Exit.FAILED, "Failed": Exit.FAILED, "Cancelled": Exit.CANCELLED}
+
+
+def of_error(error: FlowStoneError) -> Exit:
+    """The exit code that goes with an error."""
+    if isinstance(error, InvalidSpec | PartitionError):
+        return Exit.USAGE
+    if isinstance(error, KubernetesUnavailable | LedgerError):
+        return Exit.UNREACHABLE
+    return Exit.REFUSED if isinstance(error, KubernetesRefused) else Exit.FAILED
+
+
+def of_backfill(resource: Mapping[str, Any]) -> Exit | None:
+    """The exit code of a Backfill that is over or needs people; None while it goes on."""
+    status = resource.get("status") or {}
+    if status.get("observedGeneration") != resource["metadata"].get("generation"):
+        return None  # what the status says is about an older spec
+    if condition(resource, "Finished") == "True":
+        return _PHASES.get(str(status.get("phase")), Exit.FAILED)
+    return Exit.FAILED if condition(resource, "Stalled") == "True" else None
+
+
+def condition(resource: Mapping[str, Any], kind: str) -> str:
+    """The status of one condition: True, False, Unknown, or "" when it is absent."""
+    for one in (resource.get("status") or {}).get("conditions") or []:
+        if one.get("type") == kind:
+            return str(one.get("status"))
+    return ""

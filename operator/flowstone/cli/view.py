@@ -1,0 +1,137 @@
+"""What people see of a Backfill on a terminal; pure, from the resource as Kubernetes hands it out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from flowstone.cli.bar import bar, legend
+
+Json = Mapping[str, Any]
+
+PHASES = {
+    "Succeeded": "bold green",
+    "PartlyFailed": "bold red",
+    "Failed": "bold red",
+    "Blocked": "bold red",
+    "Cancelled": "bold magenta",
+    "Suspended": "bold yellow",
+    "Running": "bold yellow",
+    "Planning": "bold cyan",
+}
+
+_BAR = 60
+_DELIVERY = {"ExactlyOnce": "exactly once", "AtLeastOnce": "at least once"}
+_TROUBLE = ("Blocked", "Stalled", "Suspended")
+
+
+def summary(resource: Json, now: datetime) -> RenderableType:
+    """Everything about one Backfill: where it stands, what is done, what failed and why."""
+    status = resource.get("status") or {}
+    parts: list[RenderableType] = [heading(resource, now), *progress(status, now)]
+    parts += filter(None, [_intervals(status), _failures(status.get("failures") or []), trouble(resource)])
+    return Group(*parts)
+
+
+def heading(resource: Json, now: datetime) -> Text:
+    """Name, namespace, phase and age in one line."""
+    meta, status, spec = resource["metadata"], resource.get("status") or {}, resource.get("spec") or {}
+    phase = status.get("phase") or "not seen by the operator yet"
+    text = Text.assemble((f"{meta['namespace']}/", "dim"), (meta["name"], "bold"), "  ")
+    text.append(phase, style=PHASES.get(phase, "dim"))
+    details = [f"asset {spec.get('asset')}", f"age {age(meta.get('creationTimestamp'), now)}"]
+    details += [_DELIVERY[status["delivery"]]] if status.get("delivery") in _DELIVERY else []
+    return text.append("  " + " · ".join(details), style="dim")
+
+
+def progress(status: Json, now: datetime) -> list[RenderableType]:
+    """The bar with percent, counts, batches and pace; nothing before it is planned."""
+    counts = status.get("counts") or {}
+    if not counts.get("total"):
+        return []
+    line = Text.assemble(bar(counts, _BAR), f" {status.get('progress', 0):3d} %")
+    below = legend(counts)
+    below.append(f"  of {counts['total']:,}".replace(",", " "), style="dim")
+    return [line, below, *_pace(status, now)]
+
+
+def _pace(status: Json, now: datetime) -> list[RenderableType]:
+    words = []
+    if batches := status.get("activeBatches"):
+        words.append(f"{batches} batches open")
+    if rate := status.get("rate"):
+        words.append(f"{rate:.0f} partitions a minute")
+    if eta := status.get("eta"):
+        words.append(f"done in {age(now, _moment(eta['earliest']))} to {age(now, _moment(eta['latest']))}")
+    return [Text(", ".join(words), style="dim")] if words else []
+
+
+def _intervals(status: Json) -> RenderableType | None:
+    table = Table.grid(padding=(0, 2))
+    for name, colour in (("succeeded", "green"), ("failed", "red")):
+        if words := (status.get("summary") or {}).get(name):
+            table.add_row(Text(name, style=colour), Text(words))
+    return table if table.rows else None
+
+
+def _failures(failures: Sequence[Json]) -> RenderableType | None:
+    if not failures:
+        return None
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title_justify="left")
+    for column in ("FAILED", "ATTEMPTS", "ERROR", "JOB"):
+        table.add_column(column, overflow="fold")
+    for one in failures:
+        error = str(one.get("error", "")).strip().splitlines() or [""]
+        table.add_row(one["partition"], str(one.get("attempts", "")), Text(error[-1], style="red"), one.get("job", ""))
+    return Padding(table, (1, 0, 0, 0))
+
+
+def trouble(resource: Json) -> RenderableType | None:
+    """The condition that asks for somebody's attention, in its own words; None when all is well."""
+    for condition in (resource.get("status") or {}).get("conditions") or []:
+        if condition.get("type") in _TROUBLE and condition.get("status") == "True":
+            return Padding(
+                Text.assemble((f"{condition['reason']}: ", "bold red"), str(condition.get("message", ""))), (1, 0, 0, 0)
+            )
+    return None
+
+
+def listing(resources: Sequence[Json], now: datetime) -> RenderableType:
+    """One line per Backfill."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("NAMESPACE", "NAME", "PHASE", "PROGRESS", "TOTAL", "SUCCEEDED", "FAILED", "AGE"):
+        table.add_column(column, justify="right" if column in ("TOTAL", "SUCCEEDED", "FAILED", "AGE") else "left")
+    for one in resources:
+        table.add_row(*_cells(one, now))
+    return table
+
+
+def _cells(resource: Json, now: datetime) -> list[RenderableType]:
+    meta, status = resource["metadata"], resource.get("status") or {}
+    counts, phase = status.get("counts") or {}, status.get("phase") or ""
+    percent = Text.assemble(bar(counts, 12), f" {status.get('progress', 0):3d} %") if counts.get("total") else Text("")
+    numbers = [str(counts.get(state, "")) for state in ("total", "succeeded", "failed")]
+    when = age(meta.get("creationTimestamp"), now)
+    return [meta["namespace"], meta["name"], Text(phase, style=PHASES.get(phase, "")), percent, *numbers, when]
+
+
+def age(since: str | datetime | None, now: datetime) -> str:
+    """How long ago, in the two largest units: 45s, 3m 20s, 5h 10m, 4d 2h."""
+    if since is None:
+        return "?"
+    seconds = max(0, int((now - _moment(since)).total_seconds()))
+    for size, unit, smaller, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if seconds >= size:
+            rest = seconds % size // smaller
+            return f"{seconds // size}{unit}" + (f" {rest}{small}" if rest else "")
+    return f"{seconds}s"
+
+
+def _moment(value: str | datetime) -> datetime:
+    return value if isinstance(value, datetime) else datetime.fromisoformat(value).astimezone(UTC)
