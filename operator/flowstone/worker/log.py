@@ -1,0 +1,36 @@
+"""The worker's log: one line of JSON for each event, on standard output between whatever the user's code prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Protocol, TextIO
+
+
+class Log(Protocol):
+    """Writes one event with its values."""
+
+    def __call__(self, event: str, **values: object) -> None:
+        """Write the event."""
+        ...
+
+
+def line_log(stream: TextIO, **bound: object) -> Log:
+    """Return a log that writes lines of JSON to a stream, each with the bound values."""
+
+    def log(event: str, **values: object) -> None:
+        content = {"time": _now(), "event": event, **bound, **values}
+        print(json.dumps(content, ensure_ascii=False, default=str), file=stream, flush=True)
+
+    return log
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def timed(clock: Callable[[], float]) -> Callable[[], float]:
+    """Return a function that tells the seconds since now, to the millisecond."""
+    begin = clock()
+    return lambda: round(clock() - begin, 3)
