@@ -63,10 +63,14 @@ class Progression:
 
     def find(self, value: Any) -> int | None:
         """Return the index of a value, or None."""
-        if type(value) is not self.kind or not len(self) or not self[0] <= value <= self[len(self) - 1]:
+        if type(value) is not self.kind:
             return None
-        index = self.below(value)
-        return index if self[index] == value else None
+        position = self.grid.floor(value)
+        raw, rest = divmod(position - self.first, self.stride)
+        if rest or not 0 <= raw < self.raw_count or self.grid.value(position) != value:
+            return None
+        before = bisect_left(self.holes, raw)
+        return None if raw in self.holes[before : before + 1] else raw - before
 
     def values(self, low: int, high: int) -> Iterator[Moment]:
         """Yield the values at the indexes low..high-1."""

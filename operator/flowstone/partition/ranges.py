@@ -1,8 +1,8 @@
 """Ranges: `generate_range`, and the lazy sequence it returns.
 
-Both ends are included, as far as the last point that is not after `stop`. `every n` is counted from `start`, in units
-of the calendar: two weeks after a Monday is a Monday, and six hours are six full hours of time, whatever the clock
-does meanwhile. Nothing is built: `len`, index, slice and `in` are arithmetic.
+Both ends are included, as far as the last point that is not after `stop`. `every n` is counted from
+`start`, in units of the calendar: two weeks after a Monday is a Monday, and six hours are six full hours of
+time, whatever the clock does meanwhile. Nothing is built: `len`, index, slice and `in` are arithmetic.
 """
 
 from __future__ import annotations
