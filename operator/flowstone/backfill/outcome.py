@@ -28,6 +28,9 @@ from flowstone.executor.port import Ended, Gone, Running, RunState
 ERROR_LENGTH = 2000
 """Characters of an error that the ledger keeps; the beginning says what, so the end is cut."""
 
+LEDGER_LOST = 75
+"""Exit code of a worker that could not reach the ledger for minutes: nobody's fault."""
+
 ATTEMPTS_USED_UP = "AttemptsUsedUp"
 QUARANTINED = "Quarantined"
 
@@ -117,6 +120,8 @@ def _unreported(batch: OpenBatch, rows: Sequence[Row], run: RunState, rules: Rul
             return [_give_back(row, rules) for row in rows]
         case Ended(positions=positions) if positions is not None:
             return _by_position(rows, dict(positions), run, rules)
+        case Ended(exit_code=code) if batch.reporting and code == LEDGER_LOST:
+            return [_give_back(row, rules) for row in rows]
         case Ended() if batch.reporting:
             return _crashed(batch, rows, run, rules)
         case Ended(succeeded=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 
 from flowstone.backfill.records import Counts
@@ -26,6 +27,9 @@ class Stand(StrEnum):
     CANCELLED = "Cancelled"
 
 
+WAITING_AFTER = timedelta(minutes=10)
+"""Waiting for room in the cluster for longer is shown as blocked; before that it is everyday life."""
+
 FINISHED = frozenset({Stand.SUCCEEDED, Stand.PARTLY_FAILED, Stand.FAILED, Stand.CANCELLED})
 
 
@@ -44,19 +48,31 @@ class Standing:
 
 
 def judge(
-    counts: Counts, *, open_batches: int, cancelled: bool, suspended: bool = False, blockage: Blockage | None
+    counts: Counts,
+    *,
+    open_batches: int,
+    cancelled: bool,
+    suspended: bool = False,
+    blockage: Blockage | None = None,
+    waited: timedelta = timedelta(0),
 ) -> Standing:
-    """The standing of a planned backfill whose spec is valid."""
+    """The standing of a planned backfill whose spec is valid.
+
+    Args:
+        blockage: Why an open batch does not start, if one does not.
+        waited: How long the oldest batch that has not started has been open.
+    """
     if counts.open == 0 and open_batches == 0:
         return _finished(counts, cancelled=cancelled)
     if cancelled:
         return Standing(Stand.RUNNING, "Cancelling", f"waiting for {open_batches} batches to stop")
-    if blockage is not None:
-        stand = Stand.WAITING if blockage.waiting else Stand.BLOCKED
-        return Standing(stand, blockage.reason, blockage.message)
+    if blockage is not None and not blockage.waiting:
+        return Standing(Stand.BLOCKED, blockage.reason, blockage.message)
     if suspended:
         message = f"suspended by spec.suspend; {open_batches} batches still run; unset it to go on"
         return Standing(Stand.SUSPENDED, "SuspendedBySpec", message)
+    if blockage is not None and waited >= WAITING_AFTER:
+        return Standing(Stand.WAITING, "Waiting", blockage.message)
     message = f"{counts.finished} of {counts.total} partitions finished, {open_batches} batches are out"
     return Standing(Stand.RUNNING, "Running", message)
 

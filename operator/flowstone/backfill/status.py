@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from flowstone.backfill.records import Counts, Failure
+from flowstone.backfill.records import Counts, Failure, Interval
 from flowstone.backfill.standing import Stand, Standing
 
 Json = dict[str, Any]
@@ -20,9 +20,6 @@ Truth = Literal["True", "False", "Unknown"]
 
 STALLED_AFTER = timedelta(minutes=5)
 """A backfill blocked for longer counts as stalled: people should look."""
-
-WAITING_AFTER = timedelta(minutes=10)
-"""Waiting for room in the cluster for longer is shown as blocked; before that it is everyday life."""
 
 _ERROR = 500
 _MESSAGE = 1000
@@ -38,7 +35,7 @@ _TABLE: dict[Stand, dict[str, Truth]] = {
     Stand.ASSET_MISSING: _HALTED | {"Reconciling": "True"},
     Stand.INVALID: _HALTED | {"Stalled": "True"},
     Stand.RUNNING: _UNDER_WAY | {"Blocked": "False", "Suspended": "False"},
-    Stand.WAITING: _UNDER_WAY | {"Blocked": "False", "Suspended": "False"},
+    Stand.WAITING: _UNDER_WAY | {"Blocked": "True"},
     Stand.SUSPENDED: _UNDER_WAY | {"Suspended": "True"},
     Stand.BUDGET_PASSED: _HALTED | {"Stalled": "True", "Suspended": "True"},
     Stand.BLOCKED: _HALTED | {"Blocked": "True"},
@@ -59,19 +56,36 @@ _FOLLOWS_READY_WHEN = frozenset({Stand.RUNNING, Stand.WAITING, Stand.SUSPENDED})
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """All that a status is made of."""
+class Details:
+    """What costs a look at many rows.
 
-    standing: Standing
-    counts: Counts
-    generation: int
-    ready_when: str
-    delivery: str
-    active_batches: int = 0
+    Attributes:
+        rate: Partitions finished per minute of late; None when nothing was.
+        succeeded: Intervals for people.
+        failed: Intervals for people.
+    """
+
     failures: Sequence[Failure] = ()
     rate: float | None = None
     succeeded: str = ""
     failed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that a status is made of; what is None could not be looked up, and stays as it was written before."""
+
+    standing: Standing
+    counts: Counts | None
+    generation: int
+    ready_when: str
+    delivery: str | None = None
+    active_batches: int = 0
+    details: Details | None = None
+
+
+_COUNTED = ("counts", "activeBatches", "progress")
+_DETAILED = ("failures", "summary", "rate", "eta")
 
 
 def phase(standing: Standing) -> str:
@@ -81,33 +95,45 @@ def phase(standing: Standing) -> str:
 
 def compose(report: Report, previous: Mapping[str, Any], now: datetime) -> Json:
     """The whole status; `previous` is the one there now, whose transition times live on."""
-    counts = report.counts
     status: Json = {
         "observedGeneration": report.generation,
         "phase": phase(report.standing),
-        "counts": asdict(counts),
-        "activeBatches": report.active_batches,
-        "progress": progress(counts),
-        "delivery": report.delivery,
-        "failures": [_failure(failure) for failure in report.failures[:10]],
-        "summary": {"succeeded": cut(report.succeeded, _SUMMARY), "failed": cut(report.failed, _SUMMARY)},
         "conditions": conditions(report, previous.get("conditions") or [], now),
     }
-    return status | _pace(report, now)
+    counts, details = report.counts, report.details
+    status |= _kept(previous, _COUNTED) if counts is None else _counted(counts, report.active_batches)
+    status |= _kept(previous, ("delivery",)) if report.delivery is None else {"delivery": report.delivery}
+    status |= _kept(previous, _DETAILED) if details is None else _detailed(details)
+    if counts and details and details.rate and not report.standing.finished:
+        status["eta"] = _eta(counts.open / details.rate, now)
+    return status
+
+
+def _kept(previous: Mapping[str, Any], keys: Sequence[str]) -> Json:
+    return {key: previous[key] for key in keys if key in previous}
+
+
+def _counted(counts: Counts, active_batches: int) -> Json:
+    return {"counts": asdict(counts), "activeBatches": active_batches, "progress": progress(counts)}
+
+
+def _detailed(details: Details) -> Json:
+    status: Json = {
+        "failures": [_failure(failure) for failure in details.failures[:10]],
+        "summary": {"succeeded": cut(details.succeeded, _SUMMARY), "failed": cut(details.failed, _SUMMARY)},
+    }
+    return status | ({"rate": round(details.rate, 1)} if details.rate else {})
+
+
+def _eta(minutes: float, now: datetime) -> Json:
+    """Three quarters to one and a half times what the rate promises: what a rate over a minute is worth."""
+    earliest, latest = (now + timedelta(minutes=minutes * factor) for factor in (0.75, 1.5))
+    return {"earliest": stamp(earliest), "latest": stamp(latest)}
 
 
 def progress(counts: Counts) -> int:
     """Percent of the partitions that need nothing any more, rounded down: 100 means all."""
     return 100 * counts.finished // counts.total if counts.total else 0
-
-
-def _pace(report: Report, now: datetime) -> Json:
-    """Throughput, and when it will be over: half to twice the remaining time that the rate promises."""
-    if not report.rate or report.standing.finished:
-        return {}
-    minutes = report.counts.open / report.rate
-    earliest, latest = (now + timedelta(minutes=minutes * factor) for factor in (0.75, 1.5))
-    return {"rate": round(report.rate, 1), "eta": {"earliest": stamp(earliest), "latest": stamp(latest)}}
 
 
 def _failure(failure: Failure) -> Json:
@@ -121,27 +147,45 @@ def _failure(failure: Failure) -> Json:
 
 def conditions(report: Report, previous: Sequence[Mapping[str, Any]], now: datetime) -> list[Json]:
     """The conditions of a standing, sorted by type, each with all six fields."""
-    before = {str(condition.get("type")): condition for condition in previous}
-    truths = dict(_TABLE[report.standing.stand])
-    if report.standing.stand in _FOLLOWS_READY_WHEN and report.ready_when == "Finished":
+    standing = report.standing
+    truths = dict(_TABLE[standing.stand])
+    if standing.stand in _FOLLOWS_READY_WHEN and report.ready_when == "Finished":
         truths["Ready"] = "False"
-    found = {kind: _condition(kind, truth, report, before, now) for kind, truth in truths.items()}
-    if report.standing.stand is Stand.BLOCKED and _older(found["Blocked"], STALLED_AFTER, now):
-        found["Stalled"] = _condition("Stalled", "True", report, before, now)
-    return [found[kind] for kind in sorted(found)]
+    found = transitions(truths, standing.reason, standing.message, report.generation, previous, now)
+    blocked = next((one for one in found if one["type"] == "Blocked"), None)
+    if standing.stand is Stand.BLOCKED and blocked and _older(blocked, STALLED_AFTER, now):
+        truths["Stalled"] = "True"
+        found = transitions(truths, standing.reason, standing.message, report.generation, previous, now)
+    return found
 
 
-def _condition(kind: str, truth: Truth, report: Report, before: Mapping[str, Mapping[str, Any]], now: datetime) -> Json:
-    old = before.get(kind, {})
-    since = old.get("lastTransitionTime") if old.get("status") == truth else None
-    return {
-        "type": kind,
-        "status": truth,
-        "observedGeneration": report.generation,
-        "lastTransitionTime": since or stamp(now),
-        "reason": report.standing.reason,
-        "message": cut(report.standing.message, _MESSAGE),
-    }
+def transitions(
+    truths: Mapping[str, Truth],
+    reason: str,
+    message: str,
+    generation: int,
+    previous: Sequence[Mapping[str, Any]],
+    now: datetime,
+) -> list[Json]:
+    """Conditions that share reason and message; one whose truth stays as it was keeps its transition time."""
+    before = {str(one.get("type")): one for one in previous}
+
+    def since(kind: str) -> str:
+        old = before.get(kind, {})
+        kept = old.get("lastTransitionTime") if old.get("status") == truths[kind] else None
+        return str(kept or stamp(now))
+
+    return [
+        {
+            "type": kind,
+            "status": truths[kind],
+            "observedGeneration": generation,
+            "lastTransitionTime": since(kind),
+            "reason": reason,
+            "message": cut(message, _MESSAGE),
+        }
+        for kind in sorted(truths)
+    ]
 
 
 def _older(condition: Json, age: timedelta, now: datetime) -> bool:
@@ -151,6 +195,14 @@ def _older(condition: Json, age: timedelta, now: datetime) -> bool:
 def stamp(moment: datetime) -> str:
     """A moment as Kubernetes writes it, in whole seconds."""
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def intervals_text(intervals: Sequence[Interval]) -> str:
+    """Intervals for people: `2013-01-01..2013-03-31, 2013-04-02 (91)`; empty for none."""
+    if not intervals:
+        return ""
+    parts = [one.first if one.count == 1 else f"{one.first}..{one.last}" for one in intervals]
+    return f"{', '.join(parts)} ({sum(one.count for one in intervals)})"
 
 
 def cut(text: str, length: int) -> str:

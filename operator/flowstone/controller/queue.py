@@ -32,9 +32,7 @@ class WorkQueue(Generic[K]):
         limit: Seconds of the longest back-off.
     """
 
-    def __init__(
-        self, *, clock: Callable[[], float], random: Random, base: float = 0.5, limit: float = 60
-    ) -> None:
+    def __init__(self, *, clock: Callable[[], float], random: Random, base: float = 0.5, limit: float = 60) -> None:
         self._clock = clock
         self._random = random
         self._base = base

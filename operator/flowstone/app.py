@@ -1,0 +1,247 @@
+"""The operator, put together: the only module that knows Kopf, Kubernetes and Postgres at once.
+
+Kopf -> key -> work queue -> reconcile          one replica of two or more, all of them at work
+sweep: every `resyncSeconds`, all keys again, and what the ledger still holds of resources that are gone
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+import kopf
+
+from flowstone.backfill.asset_reconcile import AssetReconciler, is_finished
+from flowstone.backfill.edges.assets import Assets
+from flowstone.backfill.edges.namespace_login import NamespaceLogin
+from flowstone.backfill.edges.reporter import Reporter
+from flowstone.backfill.reconcile import BackfillReconciler, Environment
+from flowstone.backfill.secret import Endpoint
+from flowstone.controller.queue import WorkQueue, run_workers
+from flowstone.db.endpoint import place_of
+from flowstone.db.ledger import Ledger
+from flowstone.db.logins import Logins
+from flowstone.errors import FlowStoneError, LedgerError
+from flowstone.handlers import watch
+from flowstone.handlers.health import serve
+from flowstone.handlers.watch import Key
+from flowstone.kube.client import Kube
+from flowstone.kube.paths import core, custom
+from flowstone.settings import OperatorSettings
+from flowstone.telemetry import Health, Logger, Metrics, configure_logging
+
+KOPF_PAUSE = 5.0
+"""Seconds before Kopf is started again after it gave up, such as on a watch that RBAC forbids."""
+
+
+Reconcile = Callable[[str, str], Awaitable[float | None]]
+
+
+def main() -> None:
+    """Run the operator until SIGTERM."""
+    log = configure_logging()
+    asyncio.run(Operator(OperatorSettings(), log).run())
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Operator:
+    """One replica."""
+
+    def __init__(self, settings: OperatorSettings, log: Logger) -> None:
+        self._settings = settings
+        self._log = log
+        self._metrics = Metrics()
+        self._health = Health()
+        self._random = random.Random()  # noqa: S311 - jitter, not secrets
+        self._queue: WorkQueue[Key] = WorkQueue(clock=time.monotonic, random=self._random)
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve health, watch and reconcile until told to stop."""
+        self._stop_on_signals()
+        async with serve(self._health, self._metrics, port=self._settings.health_port):
+            self._kube = await self._connect()
+            self._cluster = await self._cluster_id()
+            self._ledger = Ledger.connect(self._settings.database_url, cluster=self._cluster)
+            try:
+                await self._work()
+            finally:
+                await asyncio.to_thread(self._let_go)
+                await self._kube.close()
+
+    async def _connect(self) -> Kube:
+        return await Kube.connect(count=lambda verb, status: self._metrics.api.labels(verb, str(status)).inc())
+
+    async def _cluster_id(self) -> str:
+        if self._settings.cluster_id:
+            return self._settings.cluster_id
+        while True:
+            try:
+                namespace = await self._kube.get(core("namespaces", None, "kube-system"))
+            except FlowStoneError as error:
+                self._note("clusterId", f"cannot read namespace kube-system, set the chart's clusterId: {error}")
+                await asyncio.sleep(KOPF_PAUSE)
+                continue
+            self._note("clusterId", None)
+            if namespace is None:
+                raise SystemExit("there is no namespace kube-system: set the chart's value clusterId")
+            return str(namespace["metadata"]["uid"])
+
+    async def _work(self) -> None:
+        self._reconcilers = self._compose()
+        tasks = [
+            asyncio.create_task(run_workers(self._queue, self._reconcile, self._failed, count=self._settings.workers)),
+            asyncio.create_task(self._watch()),
+            asyncio.create_task(self._sweep()),
+            asyncio.create_task(self._stop.wait()),
+        ]
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for task in done:
+            task.result()
+
+    def _compose(self) -> dict[str, Reconcile]:
+        assets = Assets(self._kube, self._settings)
+        environment = Environment(
+            kube=self._kube,
+            ledger=self._ledger,
+            login=NamespaceLogin(
+                self._kube, Logins(self._ledger.pool), self._endpoint(), lambda: secrets.token_urlsafe(24)
+            ),
+            assets=assets,
+            reporter=Reporter(self._kube, self._log, now=_now, clock=time.monotonic, instance=self._settings.pod_name),
+            settings=self._settings,
+            cluster=self._cluster,
+            owner=f"{self._settings.pod_name}/{secrets.token_hex(4)}",
+            metrics=self._metrics,
+            log=self._log,
+            now=_now,
+            jitter=self._random.random,
+        )
+        self._owner = environment.owner
+        return {
+            "Backfill": BackfillReconciler(environment),
+            "Asset": AssetReconciler(
+                self._kube, assets, lambda namespace, name: self._queue.add(Key("Backfill", namespace, name)), _now
+            ),
+        }
+
+    def _endpoint(self) -> Endpoint:
+        own = place_of(self._settings.database_url)
+        return Endpoint(
+            host=self._settings.worker_pghost or own.host,
+            port=self._settings.worker_pgport or own.port,
+            database=self._settings.worker_pgdatabase or own.database,
+            sslmode=self._settings.worker_pgsslmode,
+        )
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    async def _reconcile(self, key: Key) -> float | None:
+        reconcile = self._reconcilers[key.kind]
+        with self._metrics.seconds.labels(key.kind).time():
+            again = await reconcile(key.namespace, key.name)
+        self._metrics.reconciles.labels(key.kind, "done").inc()
+        self._metrics.queue_depth.set(len(self._queue))
+        return again
+
+    def _failed(self, key: Key, error: Exception, delay: float) -> None:
+        self._metrics.reconciles.labels(key.kind, type(error).__name__).inc()
+        expected = isinstance(error, FlowStoneError)
+        self._log.warning(
+            "reconcile_failed",
+            kind=key.kind,
+            namespace=key.namespace,
+            name=key.name,
+            error=str(error),
+            again_in=round(delay, 1),
+            exc_info=None if expected else error,
+        )
+
+    # -- events -------------------------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        """Keep Kopf running; when it gives up, /readyz says why and the sweep alone keeps things going."""
+        handlers = watch.registry(self._queue.add)
+        while True:
+            ready = asyncio.Event()
+            report = asyncio.create_task(self._report_ready(ready))
+            try:
+                await kopf.operator(
+                    registry=handlers,
+                    settings=watch.settings(),
+                    clusterwide=not self._settings.watch_namespaces,
+                    namespaces=self._settings.watch_namespaces,
+                    ready_flag=ready,
+                )
+                problem = "the watches ended"
+            except Exception as error:
+                problem = f"cannot watch: {error}"
+            finally:
+                report.cancel()
+            self._note("watch", problem)
+            await asyncio.sleep(KOPF_PAUSE)
+
+    async def _report_ready(self, ready: asyncio.Event) -> None:
+        await ready.wait()
+        self._note("watch", None)
+
+    async def _sweep(self) -> None:
+        """All keys again every `resyncSeconds`, so that a lost event costs no more than that."""
+        while True:
+            try:
+                await self._sweep_once()
+                self._note("sweep", None)
+            except FlowStoneError as error:
+                self._note("sweep", str(error))
+            await asyncio.sleep(self._settings.resync_seconds * self._random.uniform(0.9, 1.1))
+
+    async def _sweep_once(self) -> None:
+        found = []
+        for namespace in self._settings.watch_namespaces or (None,):
+            found += await self._kube.list(custom("backfills", namespace))
+        for backfill in found:
+            if not is_finished(backfill):
+                self._queue.add(Key("Backfill", backfill["metadata"]["namespace"], backfill["metadata"]["name"]))
+        await self._close_orphans({backfill["metadata"]["uid"] for backfill in found})
+
+    async def _close_orphans(self, uids: set[str]) -> None:
+        try:
+            known = await asyncio.to_thread(self._ledger.live_uids)
+            for uid, namespace, name in known:
+                served = not self._settings.watch_namespaces or namespace in self._settings.watch_namespaces
+                if served and uid not in uids:
+                    await asyncio.to_thread(self._ledger.close_orphan, uid)
+                    self._log.info("backfill_forgotten", namespace=namespace, name=name, uid=uid)
+        except LedgerError as error:  # each backfill's status says so too; without backfills nobody needs it
+            self._log.warning("sweep_without_ledger", error=str(error))
+
+    # -- start and stop -----------------------------------------------------------------------------------------------
+
+    def _stop_on_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+
+    def _let_go(self) -> None:
+        try:
+            self._ledger.release_leases(self._owner)
+        except LedgerError:
+            logging.getLogger("flowstone").info("leases_not_released")  # they run out by themselves
+        self._ledger.close()
+
+    def _note(self, subject: str, problem: str | None) -> None:
+        if self._health.report(subject, problem):
+            event = "problem_solved" if problem is None else "problem"
+            self._log.warning(event, subject=subject, problem=problem)

@@ -1,0 +1,1 @@
+"""What the reconcile of a backfill does to the world, one collaborator a file."""

@@ -1,0 +1,85 @@
+"""Assets as the reconcile needs them: read, and their template tried out once per version."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from flowstone.api.parse import AssetResource, parse_asset
+from flowstone.api.partitions import dimensions
+from flowstone.backfill.records import ClaimedBatch
+from flowstone.errors import InvalidSpec, KubernetesRefused
+from flowstone.executor.jobs import Work, job_manifest
+from flowstone.executor.template import check_template, template_digest
+from flowstone.kube.client import Json, Kube
+from flowstone.kube.paths import custom, jobs
+from flowstone.settings import OperatorSettings
+
+REMEMBERED = 1000
+"""Templates that are remembered as accepted; older ones are tried out again."""
+
+
+class Assets:
+    """Reads Assets and checks their pod templates."""
+
+    def __init__(self, kube: Kube, settings: OperatorSettings) -> None:
+        self._kube = kube
+        self._settings = settings
+        self._accepted: dict[tuple[str, str], datetime] = {}
+
+    async def find(self, namespace: str, name: str) -> AssetResource | None:
+        """The Asset, or None when there is none.
+
+        Raises:
+            InvalidSpec: The Asset itself makes no sense.
+        """
+        resource = await self._kube.get(custom("assets", namespace, name))
+        return None if resource is None else parse_asset(resource)
+
+    async def check(self, asset: AssetResource) -> None:
+        """Check dimensions and template, the latter with the API server's own validation.
+
+        Raises:
+            InvalidSpec: Names the field of the template, its value and the remedy.
+        """
+        dimensions(asset.spec)
+        check_template(asset.spec.template, service_accounts=self._settings.service_accounts, tenant_secrets=())
+        known = (asset.namespace, template_digest(asset.spec.template))
+        if known in self._accepted:
+            return
+        await self._dry_run(asset)
+        self._accepted[known] = datetime.now(UTC)
+        if len(self._accepted) > REMEMBERED:
+            del self._accepted[next(iter(self._accepted))]
+
+    async def _dry_run(self, asset: AssetResource) -> None:
+        try:
+            await self._kube.create(jobs(asset.namespace), _sample(asset), dry_run=True)
+        except KubernetesRefused as refused:
+            if refused.status in (400, 422):
+                remedy = f"the API server refuses this pod template: {refused.message}"
+                raise InvalidSpec("Asset.spec.template", asset.name, remedy) from refused
+            if refused.status == 403 and "quota" not in refused.message:
+                raise
+
+
+def _sample(asset: AssetResource) -> Json:
+    """A Job such as a batch would get, to be validated and thrown away."""
+    batch = ClaimedBatch(0, "n/dry/run", "flowstone-dry-run", ("2000-01-01",), "dry-run")
+    work = work_of(asset, backfill="dry-run", uid="00000000-0000-0000-0000-000000000000", identity="dry/run/asset")
+    return job_manifest(batch, work, secret="flowstone-ledger")  # noqa: S106 - a Secret's name
+
+
+def work_of(asset: AssetResource, *, backfill: str, uid: str, identity: str) -> Work:
+    """What all batches of one backfill over this asset have in common."""
+    return Work(
+        backfill=backfill,
+        uid=uid,
+        namespace=asset.namespace,
+        asset_id=asset.id,
+        asset=identity,
+        dimensions=[
+            {"name": one.name, "type": one.type, "unit": one.unit, "timezone": one.timezone}
+            for one in dimensions(asset.spec)
+        ],
+        template=asset.spec.template,
+    )

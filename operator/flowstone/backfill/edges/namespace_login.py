@@ -1,0 +1,60 @@
+"""The login with which a namespace's Jobs report: role in Postgres and Secret in the namespace, kept in step.
+
+The Secret is created before the role may log in, and whoever finds a Secret takes its password: so two replicas
+that provision the same namespace at the same time end with one password, that of the Secret.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from flowstone.backfill.secret import SECRET_NAME, Endpoint, decoded, is_current, secret_manifest
+from flowstone.db.logins import Logins, scram_verifier
+from flowstone.errors import KubernetesRefused
+from flowstone.kube.client import Json, Kube
+from flowstone.kube.paths import core
+
+
+class NamespaceLogin:
+    """Provisions the logins of namespaces whose work has no tenant."""
+
+    secret_name = SECRET_NAME
+
+    def __init__(self, kube: Kube, logins: Logins, endpoint: Endpoint, new_password: Callable[[], str]) -> None:
+        self._kube = kube
+        self._logins = logins
+        self._endpoint = endpoint
+        self._new_password = new_password
+        self._passwords: dict[str, str] = {}
+
+    async def ensure(self, namespace: str, scope: str) -> str:
+        """Make sure that the namespace's Secret lets its Jobs in; returns the role's name."""
+        login = await asyncio.to_thread(self._logins.ensure, scope, "ns")
+        secret = await self._secret(namespace, login.role_name)
+        password = decoded(secret)["PGPASSWORD"]
+        if self._passwords.get(namespace) != password:
+            verifier = await asyncio.to_thread(scram_verifier, password)
+            await asyncio.to_thread(self._logins.set_password, login.role_name, verifier)
+            self._passwords[namespace] = password
+        return login.role_name
+
+    async def _secret(self, namespace: str, role: str) -> Json:
+        path = core("secrets", namespace, SECRET_NAME)
+        found = await self._kube.get(path)
+        if found is None:
+            found = await self._create(namespace, role)
+        if is_current(found, role, self._endpoint):
+            return found
+        password = decoded(found).get("PGPASSWORD") or self._new_password()
+        return await self._kube.apply(path, secret_manifest(namespace, role, password, self._endpoint))
+
+    async def _create(self, namespace: str, role: str) -> Json:
+        manifest = secret_manifest(namespace, role, self._new_password(), self._endpoint)
+        try:
+            return await self._kube.create(core("secrets", namespace), manifest)
+        except KubernetesRefused as refused:
+            if refused.status != 409:
+                raise
+        found = await self._kube.get(core("secrets", namespace, SECRET_NAME))
+        return found or {}

@@ -1,0 +1,128 @@
+"""Writes a backfill's status and Events: at once when something happened, now and then when it only moved on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+from flowstone.backfill.standing import Stand, Standing
+from flowstone.backfill.status import Report, compose, differs
+from flowstone.errors import KubernetesRefused
+from flowstone.kube.client import Json, Kube
+from flowstone.kube.paths import API_VERSION, custom, events
+from flowstone.telemetry import Logger
+
+_TOLD = {
+    Stand.SUCCEEDED: "Normal",
+    Stand.CANCELLED: "Normal",
+    Stand.PARTLY_FAILED: "Warning",
+    Stand.FAILED: "Warning",
+    Stand.BLOCKED: "Warning",
+    Stand.INVALID: "Warning",
+    Stand.ASSET_MISSING: "Warning",
+    Stand.BUDGET_PASSED: "Warning",
+}
+"""Standings that are worth an Event when they begin."""
+
+_NEWEST, _OLDEST = 1.0, 15.0
+
+
+class Reporter:
+    """Tells people how a backfill is.
+
+    Args:
+        clock: Seconds, monotonic.
+        instance: The replica that Events name.
+    """
+
+    def __init__(
+        self, kube: Kube, log: Logger, *, now: Callable[[], datetime], clock: Callable[[], float], instance: str
+    ) -> None:
+        self._kube = kube
+        self._log = log
+        self._now = now
+        self._clock = clock
+        self._instance = instance
+        self._written: dict[str, float] = {}
+
+    def due(self, resource: Mapping[str, Any]) -> bool:
+        """Whether mere progress may be written now: often while a backfill is young, every 15 s later."""
+        uid = resource["metadata"]["uid"]
+        born = datetime.fromisoformat(resource["metadata"]["creationTimestamp"])
+        age = (self._now() - born).total_seconds()
+        pause = min(max(_NEWEST, age / 60), _OLDEST)
+        return self._clock() - self._written.get(uid, -_OLDEST) >= pause
+
+    async def report(self, resource: Mapping[str, Any], report: Report) -> bool:
+        """Write the status if it must be; False when the resource changed meanwhile and is to be read again."""
+        old = resource.get("status") or {}
+        new = compose(report, old, self._now())
+        difference = differs(old, new)
+        if difference == "no" or (difference == "progress" and not self.due(resource)):
+            return True
+        if not await self._write(resource, new):
+            return False
+        if difference == "yes":
+            await self._tell(resource, old, report.standing)
+        return True
+
+    async def _write(self, resource: Mapping[str, Any], status: Json) -> bool:
+        metadata = resource["metadata"]
+        body = {
+            "apiVersion": API_VERSION,
+            "kind": "Backfill",
+            "metadata": {key: metadata[key] for key in ("name", "namespace", "resourceVersion")},
+            "status": status,
+        }
+        path = custom("backfills", metadata["namespace"], metadata["name"]) + "/status"
+        try:
+            await self._kube.apply(path, body)
+        except KubernetesRefused as refused:
+            if refused.status in (404, 409):
+                return False
+            raise
+        self._written[metadata["uid"]] = self._clock()
+        return True
+
+    async def _tell(self, resource: Mapping[str, Any], old: Mapping[str, Any], standing: Standing) -> None:
+        kind = _TOLD.get(standing.stand)
+        known = {(c.get("reason"), c.get("status")) for c in old.get("conditions") or [] if c.get("type") == "Ready"}
+        if kind is None or any(reason == standing.reason for reason, _ in known):
+            return
+        body = event(resource, standing, kind, self._instance, self._now())
+        try:
+            await self._kube.create(events(resource["metadata"]["namespace"]), body)
+        except KubernetesRefused as refused:  # an Event is a courtesy; the status says the same
+            self._log.warning("event_refused", status=refused.status, message=refused.message)
+
+
+def event(
+    resource: Mapping[str, Any],
+    standing: Standing,
+    kind: Literal["Normal", "Warning"] | str,
+    instance: str,
+    now: datetime,
+) -> Json:
+    """An Event about a backfill's standing."""
+    metadata = resource["metadata"]
+    moment = now.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    digest = hashlib.sha256(f"{metadata['uid']}{standing.reason}{moment}".encode()).hexdigest()[:12]
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": f"{metadata['name'][:200]}.{digest}", "namespace": metadata["namespace"]},
+        "regarding": {
+            "apiVersion": API_VERSION,
+            "kind": "Backfill",
+            **{key: metadata[key] for key in ("name", "namespace", "uid", "resourceVersion")},
+        },
+        "eventTime": moment,
+        "type": kind,
+        "reason": standing.reason,
+        "action": "Reconcile",
+        "note": standing.message[:1000],
+        "reportingController": "flowstone.dev/operator",
+        "reportingInstance": instance[:128],
+    }

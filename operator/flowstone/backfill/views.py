@@ -1,0 +1,113 @@
+"""What is seen of the open batches: ledger, Jobs and pods side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from flowstone.backfill.records import OpenBatch
+from flowstone.executor.blockage import blockage
+from flowstone.executor.jobs import LABEL_FENCE, LABEL_UID
+from flowstone.executor.pods import run_state
+from flowstone.executor.port import Blockage, Running, RunState
+
+Json = Mapping[str, Any]
+
+PATIENCE = timedelta(seconds=4)
+"""A pod starts within this, usually; only for slower ones are pods and Events read."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One open batch, its Job (None when there is none), its pods and how its run goes.
+
+    Attributes:
+        launched: The Job is known to have been created; if not, it is to be created now.
+    """
+
+    batch: OpenBatch
+    job: Json | None
+    pods: Sequence[Json]
+    run: RunState
+    launched: bool
+
+    @property
+    def started(self) -> bool:
+        """Its process has started, or is past it."""
+        return not isinstance(self.run, Running) or self.run.ready
+
+    @property
+    def stopping(self) -> bool:
+        """It has been asked to stop."""
+        return isinstance(self.run, Running) and self.run.stopping
+
+    def slow(self, now: datetime) -> bool:
+        """Whether it should have started by now."""
+        return not self.started and now - self.batch.opened_at >= PATIENCE
+
+
+def pair(batches: Sequence[OpenBatch], jobs: Sequence[Json]) -> list[tuple[OpenBatch, Json | None]]:
+    """Each open batch with its Job."""
+    by_name = {job["metadata"]["name"]: job for job in jobs}
+    return [(batch, by_name.get(batch.job_name)) for batch in batches]
+
+
+def needs_pods(batch: OpenBatch, job: Json | None, now: datetime) -> bool:
+    """Whether the Job alone does not tell enough: it failed, it is stopping, it is gone, or takes long to start."""
+    if job is None:
+        return batch.job_uid is not None
+    status = job.get("status") or {}
+    if any(c.get("type") in ("Failed", "FailureTarget") and c.get("status") == "True" for c in _conditions(job)):
+        return True
+    if status.get("terminating") or job["metadata"].get("deletionTimestamp"):
+        return True
+    return not status.get("ready") and not status.get("succeeded") and now - batch.opened_at >= PATIENCE
+
+
+def _conditions(job: Json) -> Sequence[Json]:
+    found: Sequence[Json] = (job.get("status") or {}).get("conditions") or []
+    return found
+
+
+def view(batch: OpenBatch, job: Json | None, pods: Sequence[Json], now: datetime) -> View:
+    """How a batch's run goes, as far as Job and pods tell."""
+    own = [pod for pod in pods if (pod["metadata"].get("labels") or {}).get(LABEL_FENCE) == str(batch.fence)]
+    if batch.job_uid is None and job is None:
+        return View(batch, None, own, Running(), launched=False)
+    run = run_state(job, own, now)
+    if isinstance(run, Running) and job is not None and (job.get("status") or {}).get("ready"):
+        run = Running(ready=True, stopping=run.stopping, lost=run.lost)  # the Job knows, no pod was read
+    return View(batch, job, own, run, launched=True)
+
+
+def why_not_started(seen: View, events: Sequence[Json], now: datetime) -> Blockage | None:
+    """Why the Job of a batch does not start, in the platform's words; None when nothing speaks of it."""
+    return blockage(seen.job, seen.pods, events, now) if seen.job is not None else None
+
+
+def concerned(seen: View) -> list[str]:
+    """Names of the objects whose Events tell why a batch does not start: its Job and its pods."""
+    return [one["metadata"]["name"] for one in (seen.job, *seen.pods) if one is not None]
+
+
+def leftovers(jobs: Sequence[Json], batches: Sequence[OpenBatch], keep: Sequence[str]) -> list[Json]:
+    """Jobs whose outcome is recorded and which nobody needs any more, apart from those to `keep`."""
+    needed = {batch.job_name for batch in batches} | set(keep)
+    return [job for job in jobs if job["metadata"]["name"] not in needed and not is_deleted(job)]
+
+
+def is_deleted(thing: Json) -> bool:
+    """Whether somebody asked for its deletion."""
+    return bool(thing["metadata"].get("deletionTimestamp"))
+
+
+def is_owned(thing: Json, uid: str) -> bool:
+    """Whether it belongs to the resource of this uid."""
+    return any(owner.get("uid") == uid for owner in thing["metadata"].get("ownerReferences") or [])
+
+
+def selector(uid: str) -> str:
+    """Label selector of everything that belongs to a backfill."""
+    return f"{LABEL_UID}={uid}"

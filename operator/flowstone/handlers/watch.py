@@ -1,0 +1,65 @@
+"""Which events become which keys.
+
+Not `kopf.index` (quadratic start-up, ghosts after a 410) and not change-detecting handlers (they write annotations):
+an event only says *look there*, and the reconcile reads for itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import kopf
+
+from flowstone.executor.jobs import LABEL_BACKFILL, LABEL_MANAGED_BY
+from flowstone.kube.paths import GROUP, VERSION
+
+Kind = Literal["Backfill", "Asset"]
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A resource that wants to be looked at."""
+
+    kind: Kind
+    namespace: str
+    name: str
+
+
+Enqueue = Callable[[Key], None]
+
+
+def registry(enqueue: Enqueue) -> kopf.OperatorRegistry:
+    """The handlers, in a registry of their own; asynchronous, or Kopf would call them from threads."""
+    handlers = kopf.OperatorRegistry()
+
+    async def on_backfill(*, name: str, namespace: str | None, **_: Any) -> None:
+        enqueue(Key("Backfill", namespace or "", name))
+
+    async def on_asset(*, name: str, namespace: str | None, **_: Any) -> None:
+        enqueue(Key("Asset", namespace or "", name))
+
+    async def on_job(*, labels: Mapping[str, str], namespace: str | None, **_: Any) -> None:
+        if backfill := labels.get(LABEL_BACKFILL):
+            enqueue(Key("Backfill", namespace or "", backfill))
+
+    kopf.on.event(GROUP, VERSION, "backfills", registry=handlers)(on_backfill)
+    kopf.on.event(GROUP, VERSION, "assets", registry=handlers)(on_asset)
+    kopf.on.event("batch", "v1", "jobs", registry=handlers)(on_job)
+    return handlers
+
+
+def settings() -> kopf.OperatorSettings:
+    """Kopf's settings for an operator that only watches."""
+    wanted = kopf.OperatorSettings()
+    wanted.posting.enabled = False  # the reporter writes the few Events there are
+    wanted.posting.loggers = False
+    wanted.peering.standalone = True  # replicas are active-active
+    wanted.scanning.disabled = True  # the three kinds are known; CRDs need not be watched
+    wanted.watching.server_timeout = 270
+    wanted.watching.client_timeout = 330
+    wanted.watching.inactivity_timeout = 70
+    wanted.watching.label_selectors["batch", "v1", "jobs"] = f"{LABEL_MANAGED_BY}=flowstone"
+    wanted.networking.request_timeout = 30
+    return wanted
