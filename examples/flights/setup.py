@@ -33,9 +33,7 @@ def setup(connection: psycopg.Connection, data: Path) -> int:
         cursor.execute((HERE / "schema.sql").read_bytes())
         rows = _copy(cursor, data)
         cursor.execute("CREATE INDEX ON flights.flight (flown_on)")
-        cursor.execute(
-            "INSERT INTO flights.source (file, sha256, rows) VALUES (%s, %s, %s)", (data.name, digest, rows)
-        )
+        cursor.execute("INSERT INTO flights.source (file, sha256, rows) VALUES (%s, %s, %s)", (data.name, digest, rows))
     connection.execute("ANALYZE flights.flight")
     return rows
 

@@ -13,7 +13,9 @@ from flowstone.cli import backfill, service
 from flowstone.cli.exits import Exit, of_error
 from flowstone.errors import FlowStoneError
 
-HELP = """Runs an asset over many partitions as Kubernetes Jobs; the record of what is done lies in Postgres.
+HELP = "Runs an asset over many partitions as Kubernetes Jobs; the record of what is done lies in Postgres."
+
+NOTES = """Inside a pod: `flowstone work package.module:function` and `flowstone exec -- command`.
 
 Exit codes: 0 done or succeeded, 1 failed partitions or stalled, 2 usage, 3 cluster or ledger unreachable,
 4 refused by the cluster, 5 cancelled, 6 timed out, 130 interrupted."""
@@ -21,7 +23,7 @@ Exit codes: 0 done or succeeded, 1 failed partitions or stalled, 2 usage, 3 clus
 
 def build() -> typer.Typer:
     """The whole command line."""
-    app = typer.Typer(name="flowstone", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
+    app = typer.Typer(name="flowstone", help=HELP, epilog=NOTES, no_args_is_help=True, pretty_exceptions_enable=False)
     app.add_typer(backfill.commands())
     for command in (service.operator, service.migrate, version):
         app.command()(command)

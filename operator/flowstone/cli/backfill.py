@@ -21,6 +21,7 @@ Name = Annotated[str, typer.Argument(help="Name of the Backfill.", show_default=
 File = Annotated[Path, typer.Option("-f", "--file", help="File with the Backfill; - is the standard input.")]
 Namespace = Annotated[str | None, typer.Option("-n", "--namespace", help="Namespace; default: the context's.")]
 Context = Annotated[str | None, typer.Option("--context", help="Context of the kubeconfig; default: the current one.")]
+Kubeconfig = Annotated[str | None, typer.Option("--kubeconfig", envvar="KUBECONFIG", help="The kubeconfig file.")]
 Form = Annotated[Output, typer.Option("-o", "--output", help="Form of the answer.")]
 Seconds = Annotated[float | None, typer.Option("--timeout", min=0, help="Give up waiting after this many seconds.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until it is over; the exit code says how it ended.")]
@@ -32,9 +33,10 @@ def status(
     everywhere: Annotated[bool, typer.Option("-A", "--all-namespaces", help="Those of all namespaces.")] = False,
     output: Form = Output.TABLE,
     context: Context = None,
+    kubeconfig: Kubeconfig = None,
 ) -> None:
     """Say where one Backfill stands, or all of them."""
-    cluster = Cluster.connect(context=context, namespace=namespace)
+    cluster = Cluster.connect(kubeconfig, context=context, namespace=namespace)
     if name is not None:
         show(cluster.get(paths.custom("backfills", cluster.namespace, name)), output)
         return
@@ -48,9 +50,10 @@ def watch(
     timeout: Seconds = None,
     output: Form = Output.TABLE,
     context: Context = None,
+    kubeconfig: Kubeconfig = None,
 ) -> None:
     """Watch a Backfill until it is over; the exit code says how it ended."""
-    _follow(Cluster.connect(context=context, namespace=namespace), name, timeout, output)
+    _follow(Cluster.connect(kubeconfig, context=context, namespace=namespace), name, timeout, output)
 
 
 def run(
@@ -60,11 +63,12 @@ def run(
     timeout: Seconds = None,
     output: Form = Output.TABLE,
     context: Context = None,
+    kubeconfig: Kubeconfig = None,
 ) -> None:
     """Apply a Backfill from a file, as `kubectl apply --server-side` does."""
     resource = one_backfill(file)
     wanted = namespace or resource["metadata"].get("namespace")
-    cluster = Cluster.connect(context=context, namespace=wanted)
+    cluster = Cluster.connect(kubeconfig, context=context, namespace=wanted)
     resource["metadata"]["namespace"] = cluster.namespace
     name = resource["metadata"]["name"]
     applied = cluster.apply(paths.custom("backfills", cluster.namespace, name), resource)
@@ -81,9 +85,10 @@ def cancel(
     timeout: Seconds = None,
     output: Form = Output.NAME,
     context: Context = None,
+    kubeconfig: Kubeconfig = None,
 ) -> None:
     """Stop a Backfill for good: its Jobs are stopped and nothing more is handed out; what is done stays done."""
-    cluster = Cluster.connect(context=context, namespace=namespace)
+    cluster = Cluster.connect(kubeconfig, context=context, namespace=namespace)
     changed = cluster.merge(paths.custom("backfills", cluster.namespace, name), {"spec": {"cancel": True}})
     if not wait_for_it:
         show(changed, output)

@@ -20,7 +20,7 @@ _FULL = "━"
 
 
 def bar(counts: Mapping[str, int], width: int) -> Text:
-    """The bar of `width` characters; a state that has any partition has at least one of them."""
+    """The bar of `width` characters (6 or more); a state that has any partition has at least one of them."""
     text = Text()
     for (state, colour), length in zip(SEGMENTS.items(), _lengths(counts, width), strict=True):
         text.append(_FULL * length, style="bright_black" if state == "queued" else f"bold {colour}")
@@ -38,11 +38,12 @@ def legend(counts: Mapping[str, int]) -> Text:
 
 
 def _lengths(counts: Mapping[str, int], width: int) -> list[int]:
+    """One character for each state that occurs, and the rest in proportion; what rounding leaves goes to the largest."""
     numbers = [counts.get(state, 0) for state in SEGMENTS]
-    if not any(numbers):
-        return [0] * (len(numbers) - 1) + [width]
     total = sum(numbers)
-    lengths = [max(1, number * width // total) if number else 0 for number in numbers]
-    largest = max(range(len(numbers)), key=numbers.__getitem__)
-    lengths[largest] += width - sum(lengths)
+    if total == 0:
+        return [0] * (len(numbers) - 1) + [width]
+    rest = width - sum(1 for number in numbers if number)
+    lengths = [1 + number * rest // total if number else 0 for number in numbers]
+    lengths[numbers.index(max(numbers))] += width - sum(lengths)
     return lengths

@@ -22,6 +22,8 @@ FIELD_MANAGER = "flowstone-cli"
 PATIENCE = 30
 """Seconds until a request counts as not answered."""
 
+DEFAULT_KUBECONFIG = "~/.kube/config"
+
 WATCH_SECONDS = 240
 """Seconds after which a watch is begun anew, so that a dead connection is noticed."""
 
@@ -42,11 +44,13 @@ class Cluster:
         """The namespace that commands work in when none is named."""
 
     @classmethod
-    def connect(cls, *, context: str | None = None, namespace: str | None = None) -> Cluster:
-        """Connect as kubectl would: by KUBECONFIG or ~/.kube/config, or inside a pod by its service account."""
+    def connect(
+        cls, kubeconfig: str | None = None, *, context: str | None = None, namespace: str | None = None
+    ) -> Cluster:
+        """Connect as kubectl would: by a kubeconfig, or inside a pod by its service account."""
         configuration = client.Configuration()
         try:
-            chosen = _load(configuration, context)
+            chosen = _load(configuration, kubeconfig, context)
         except (config.ConfigException, OSError) as error:
             raise KubernetesUnavailable(f"no cluster is configured ({error}); set KUBECONFIG") from error
         return cls(client.ApiClient(configuration), namespace or chosen)
@@ -158,19 +162,16 @@ def _seconds(until: datetime | None) -> int:
     return max(1, min(WATCH_SECONDS, math.ceil(left)))
 
 
-def _load(configuration: client.Configuration, context: str | None) -> str:
+def _load(configuration: client.Configuration, kubeconfig: str | None, context: str | None) -> str:
     """Fill in address and credentials; the namespace that the context names."""
-    if context is None and not _has_kubeconfig() and "KUBERNETES_SERVICE_HOST" in os.environ:
+    file = kubeconfig or os.path.expanduser(DEFAULT_KUBECONFIG)
+    if not (kubeconfig or context or os.path.exists(file)) and "KUBERNETES_SERVICE_HOST" in os.environ:
         config.load_incluster_config(configuration)
         return "default"
-    config.load_kube_config(context=context, client_configuration=configuration)
-    contexts, active = config.list_kube_config_contexts()
+    config.load_kube_config(file, context=context, client_configuration=configuration)
+    contexts, active = config.list_kube_config_contexts(file)
     used = next((one for one in contexts if one["name"] == context), active)
     return str(used["context"].get("namespace") or "default")
-
-
-def _has_kubeconfig() -> bool:
-    return bool(os.environ.get("KUBECONFIG")) or os.path.exists(os.path.expanduser("~/.kube/config"))
 
 
 def _events(response: urllib3.BaseHTTPResponse) -> Iterator[Json]:

@@ -1,0 +1,107 @@
+"""What people see of a Backfill."""
+
+import io
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from flowstone.cli.bar import SEGMENTS, bar, legend
+from flowstone.cli.view import age, listing, summary, trouble
+
+NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+
+COUNTS = st.fixed_dictionaries({state: st.integers(0, 10_000_000) for state in SEGMENTS})
+
+
+def resource(**status: object) -> dict[str, object]:
+    """A Backfill with this status."""
+    return {
+        "metadata": {"name": "year", "namespace": "team", "generation": 1, "creationTimestamp": "2026-11-24T11:58:30Z"},
+        "spec": {"asset": "report"},
+        "status": {"observedGeneration": 1, **status},
+    }
+
+
+def printed(thing: object) -> str:
+    """What a terminal of 120 columns shows."""
+    file = io.StringIO()
+    Console(width=120, file=file).print(thing)
+    return file.getvalue()
+
+
+@given(COUNTS, st.integers(6, 200))
+def test_bar_has_its_width_and_shows_every_state(counts: dict[str, int], width: int) -> None:
+    """A single failed partition among millions is seen, and the bar never grows."""
+    drawn = bar(counts, width)
+    colours = {str(span.style).removeprefix("bold ") for span in drawn.spans if span.end > span.start}
+    assert len(drawn) == width
+    assert {SEGMENTS[state] for state, number in counts.items() if number} <= colours | {"bright_black"}
+
+
+def test_bar_is_in_proportion() -> None:
+    """Half done is half a bar."""
+    drawn = bar({"succeeded": 50, "queued": 50}, 60)
+    assert [(span.end - span.start) for span in drawn.spans if span.end > span.start] == [30, 30]
+
+
+def test_legend_leaves_out_zeros() -> None:
+    """Only states that occur are named, thousands apart."""
+    assert legend({"succeeded": 336776, "failed": 0, "queued": 1}).plain == "336 776 succeeded · 1 queued"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0s"), (59, "59s"), (60, "1m"), (200, "3m 20s"), (3600, "1h"), (18_600, "5h 10m"), (180_000, "2d 2h")],
+)
+def test_age_in_two_units(seconds: int, words: str) -> None:
+    """Ages are read at a glance."""
+    assert age(NOW - timedelta(seconds=seconds), NOW) == words
+
+
+def test_age_of_a_kubernetes_time() -> None:
+    """Times come as the API server writes them."""
+    assert age("2026-11-24T11:58:30Z", NOW) == "1m 30s"
+
+
+def test_summary_names_what_failed_and_why() -> None:
+    """The last line of the error stands beside its partition; the lines before it are in the status."""
+    status = resource(
+        phase="PartlyFailed",
+        progress=100,
+        counts={"total": 365, "succeeded": 362, "failed": 3},
+        failures=[
+            {"partition": "2013-02-09", "error": "Traceback\nValueError: no data", "job": "year-1", "attempts": 2}
+        ],
+        summary={"succeeded": "2013-01-01..2013-02-08 (39)", "failed": "2013-02-09"},
+    )
+    text = printed(summary(status, NOW))
+    assert "team/year  PartlyFailed  asset report · age 1m 30s" in text
+    assert "362 succeeded · 3 failed  of 365" in text
+    assert "2013-02-09  2         ValueError: no data  year-1" in text
+    assert "Traceback" not in text
+
+
+def test_summary_before_the_operator_has_seen_it() -> None:
+    """A Backfill without a status is shown as what it is, without numbers that nobody knows."""
+    bare = {"metadata": {"name": "x", "namespace": "y", "creationTimestamp": None}, "spec": {"asset": "a"}}
+    assert printed(summary(bare, NOW)).strip() == "y/x  not seen by the operator yet  asset a · age ?"
+
+
+def test_trouble_is_the_condition_that_asks_for_people() -> None:
+    """Blocked=True speaks in its own words; Blocked=False is no trouble."""
+    blocked = {"type": "Blocked", "status": "True", "reason": "ImagePull", "message": "no such image"}
+    assert printed(trouble(resource(conditions=[blocked]))).strip() == "ImagePull: no such image"
+    assert trouble(resource(conditions=[blocked | {"status": "False"}])) is None
+
+
+def test_listing_has_a_line_each() -> None:
+    """Two Backfills, one of them not planned yet."""
+    done = resource(phase="Succeeded", progress=100, counts={"total": 5, "succeeded": 5, "failed": 0})
+    text = printed(listing([done, resource(phase="Planning")], NOW)).splitlines()
+    assert text[0].split() == ["NAMESPACE", "NAME", "PHASE", "PROGRESS", "TOTAL", "SUCCEEDED", "FAILED", "AGE"]
+    assert text[1].split()[:3] == ["team", "year", "Succeeded"]
+    assert text[1].split()[-7:] == ["100", "%", "5", "5", "0", "1m", "30s"]
+    assert text[2].split() == ["team", "year", "Planning", "1m", "30s"]
