@@ -38,7 +38,7 @@ def legend(counts: Mapping[str, int]) -> Text:
 
 
 def _lengths(counts: Mapping[str, int], width: int) -> list[int]:
-    """One character for each state that occurs, and the rest in proportion; what rounding leaves goes to the largest."""
+    """One character for each state that occurs, the rest in proportion; what rounding leaves goes to the largest."""
     numbers = [counts.get(state, 0) for state in SEGMENTS]
     total = sum(numbers)
     if total == 0:
