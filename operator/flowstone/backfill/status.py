@@ -21,6 +21,9 @@ Truth = Literal["True", "False", "Unknown"]
 STALLED_AFTER = timedelta(minutes=5)
 """A backfill blocked for longer counts as stalled: people should look."""
 
+_FORESEEABLE = 5 * 365 * 24 * 60
+"""Minutes for which an estimate makes any sense."""
+
 _ERROR = 500
 _MESSAGE = 1000
 _SUMMARY = 1000
@@ -105,7 +108,7 @@ def compose(report: Report, previous: Mapping[str, Any], now: datetime) -> Json:
     status |= _kept(previous, ("delivery",)) if report.delivery is None else {"delivery": report.delivery}
     status |= _kept(previous, _DETAILED) if details is None else _detailed(details)
     if counts and details and details.rate and not report.standing.finished:
-        status["eta"] = _eta(counts.open / details.rate, now)
+        status |= _eta(counts.open / details.rate, now)
     return status
 
 
@@ -127,8 +130,10 @@ def _detailed(details: Details) -> Json:
 
 def _eta(minutes: float, now: datetime) -> Json:
     """Three quarters to one and a half times what the rate promises: what a rate over a minute is worth."""
+    if minutes > _FORESEEABLE:
+        return {}
     earliest, latest = (now + timedelta(minutes=minutes * factor) for factor in (0.75, 1.5))
-    return {"earliest": stamp(earliest), "latest": stamp(latest)}
+    return {"eta": {"earliest": stamp(earliest), "latest": stamp(latest)}}
 
 
 def progress(counts: Counts) -> int:

@@ -1,0 +1,174 @@
+"""Standing and status: the design's tables, written out by hand."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowstone.api.backfill_status import BackfillStatus
+from flowstone.backfill.records import Counts, Failure, Interval
+from flowstone.backfill.sizing import batch_size
+from flowstone.backfill.standing import Stand, Standing, judge
+from flowstone.backfill.status import Details, Report, compose, differs, intervals_text
+from flowstone.executor.port import Blockage
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+
+
+def report(stand: Stand, *, counts: Counts | None = None, ready_when: str = "Accepted") -> Report:
+    """A report of generation 3 without details."""
+    return Report(Standing(stand, str(stand), "why"), counts, 3, ready_when, "ExactlyOnce")
+
+
+def truths(status: dict[str, object]) -> dict[str, str]:
+    """The conditions as type -> status."""
+    return {c["type"]: c["status"] for c in status["conditions"]}  # type: ignore[index,attr-defined]
+
+
+TABLE = [
+    (Stand.PLANNING, "Planning", "Ready=Unknown Succeeded=Unknown Finished=False Reconciling=True"),
+    (Stand.ASSET_MISSING, "Planning", "Ready=False Succeeded=Unknown Finished=False Reconciling=True"),
+    (Stand.INVALID, "Blocked", "Ready=False Succeeded=Unknown Finished=False Stalled=True"),
+    (Stand.RUNNING, "Running", "Ready=True Succeeded=Unknown Finished=False Blocked=False Suspended=False"),
+    (Stand.SUSPENDED, "Suspended", "Ready=True Succeeded=Unknown Finished=False Suspended=True"),
+    (Stand.BUDGET_PASSED, "Suspended", "Ready=False Succeeded=Unknown Finished=False Stalled=True Suspended=True"),
+    (Stand.BLOCKED, "Blocked", "Ready=False Succeeded=Unknown Finished=False Blocked=True"),
+    (Stand.WAITING, "Running", "Ready=True Succeeded=Unknown Finished=False Blocked=True"),
+    (Stand.SUCCEEDED, "Succeeded", "Ready=True Succeeded=True Finished=True"),
+    (Stand.PARTLY_FAILED, "PartlyFailed", "Ready=False Succeeded=False Finished=True Stalled=True"),
+    (Stand.FAILED, "Failed", "Ready=False Succeeded=False Finished=True Stalled=True"),
+    (Stand.CANCELLED, "Cancelled", "Ready=True Succeeded=False Finished=True"),
+]
+
+
+@pytest.mark.parametrize(("stand", "phase", "expected"), TABLE, ids=[row[0].name for row in TABLE])
+def test_phase_and_conditions_are_those_of_the_table(stand: Stand, phase: str, expected: str) -> None:
+    """Each state has exactly the conditions of its row, each with all six fields."""
+    status = compose(report(stand), {}, NOW)
+    assert status["phase"] == phase
+    assert truths(status) == dict(pair.split("=") for pair in expected.split())
+    for condition in status["conditions"]:
+        assert sorted(condition) == [
+            "lastTransitionTime",
+            "message",
+            "observedGeneration",
+            "reason",
+            "status",
+            "type",
+        ]
+
+
+def test_ready_when_finished_holds_ready_back() -> None:
+    """A pipeline that waits for Ready then waits for the end."""
+    assert truths(compose(report(Stand.RUNNING, ready_when="Finished"), {}, NOW))["Ready"] == "False"
+    assert truths(compose(report(Stand.SUCCEEDED, ready_when="Finished"), {}, NOW))["Ready"] == "True"
+
+
+def test_blocked_for_five_minutes_is_stalled() -> None:
+    """The clock runs from when Blocked became true, however often the status was written since."""
+    first = compose(report(Stand.BLOCKED), {}, NOW)
+    early = compose(report(Stand.BLOCKED), first, NOW + timedelta(minutes=4, seconds=59))
+    late = compose(report(Stand.BLOCKED), early, NOW + timedelta(minutes=5))
+    assert "Stalled" not in truths(early)
+    assert truths(late)["Stalled"] == "True"
+
+
+def test_transition_times_move_only_with_the_truth() -> None:
+    """A new reason keeps the time, another truth sets it."""
+    first = compose(report(Stand.RUNNING), {}, NOW)
+    later = compose(report(Stand.BLOCKED), first, NOW + timedelta(minutes=1))
+    times = {c["type"]: c["lastTransitionTime"] for c in later["conditions"]}
+    assert times["Finished"] == "2026-11-24T12:00:00Z"
+    assert times["Blocked"] == "2026-11-24T12:01:00Z"
+
+
+def test_numbers_that_could_not_be_read_stay() -> None:
+    """Without a ledger the counts of before are better than zeros."""
+    first = compose(report(Stand.RUNNING, counts=Counts(total=4, queued=3, succeeded=1)), {}, NOW)
+    later = compose(report(Stand.BLOCKED), first, NOW)
+    assert (later["counts"], later["progress"]) == (first["counts"], 25)
+
+
+def test_the_largest_status_fits_and_is_valid() -> None:
+    """Ten long failures and long summaries stay under 16 KiB, and the schema's model accepts them."""
+    failures = [Failure("p" * 512, "e" * 5000, "j" * 60, 3)] * 20
+    details = Details(failures, 12.34, "a" * 5000, "b" * 5000)
+    counts = Counts(total=10**12, queued=10**12)
+    full = Report(Standing(Stand.RUNNING, "Running", "m" * 9000), counts, 1, "Accepted", "AtLeastOnce", 5, details)
+    status = compose(full, {}, NOW)
+    assert len(json.dumps(status).encode()) < 16 * 1024
+    assert BackfillStatus.model_validate(status).progress == 0
+
+
+def test_progress_alone_can_wait_and_a_new_reason_cannot() -> None:
+    """The same, only numbers moved, or something happened."""
+    one = compose(report(Stand.RUNNING, counts=Counts(total=2, queued=2)), {}, NOW)
+    two = compose(report(Stand.RUNNING, counts=Counts(total=2, queued=1, succeeded=1)), one, NOW)
+    three = compose(report(Stand.BLOCKED), two, NOW)
+    assert (differs(one, one), differs(one, two), differs(two, three)) == ("no", "progress", "yes")
+
+
+@given(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5), st.booleans(), st.integers(0, 2))
+def test_a_backfill_is_finished_exactly_when_nothing_is_open(
+    queued: int, succeeded: int, failed: int, cancelled: bool, batches: int
+) -> None:
+    """No row queued or running, and no batch whose Job may still act."""
+    counts = Counts(total=queued + succeeded + failed, queued=queued, succeeded=succeeded, failed=failed)
+    standing = judge(counts, open_batches=batches, cancelled=cancelled)
+    assert standing.finished == (queued == 0 and batches == 0)
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        (Counts(total=3, succeeded=3), Stand.SUCCEEDED),
+        (Counts(total=3, skipped=3), Stand.SUCCEEDED),
+        (Counts(total=3, succeeded=2, failed=1), Stand.PARTLY_FAILED),
+        (Counts(total=3, skipped=2, failed=1), Stand.PARTLY_FAILED),
+        (Counts(total=3, failed=3), Stand.FAILED),
+        (Counts(total=3, succeeded=2, cancelled=1), Stand.CANCELLED),
+    ],
+)
+def test_how_it_ended(counts: Counts, expected: Stand) -> None:
+    """Which of the four ends it is follows from the counts."""
+    assert judge(counts, open_batches=0, cancelled=counts.cancelled > 0).stand is expected
+
+
+def test_waiting_for_room_is_shown_after_ten_minutes() -> None:
+    """Unschedulable pods are everyday life for a while; a missing image is not."""
+    counts = Counts(total=1, running=1)
+    room = Blockage("Unschedulable", "0/1 nodes", waiting=True)
+    soon = judge(counts, open_batches=1, cancelled=False, blockage=room, waited=timedelta(minutes=9))
+    late = judge(counts, open_batches=1, cancelled=False, blockage=room, waited=timedelta(minutes=10))
+    image = judge(counts, open_batches=1, cancelled=False, blockage=Blockage("ImagePull", "no such image"))
+    assert (soon.stand, late.stand, late.reason) == (Stand.RUNNING, Stand.WAITING, "Waiting")
+    assert (image.stand, image.reason) == (Stand.BLOCKED, "ImagePull")
+
+
+def test_intervals_for_people() -> None:
+    """Runs as first..last, singles alone, the number of partitions at the end."""
+    runs = [Interval("2013-01-01", "2013-03-31", 90), Interval("2013-04-02", "2013-04-02", 1)]
+    assert intervals_text(runs) == "2013-01-01..2013-03-31, 2013-04-02 (91)"
+    assert intervals_text([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("wanted", "queued", "slots", "pace", "expected"),
+    [
+        (7, 1000, 20, None, 7),
+        (None, 365, 20, None, 19),
+        (None, 5, 20, None, 1),
+        (None, 1_000_000, 20, None, 50),
+        (None, 1_000_000, 20, 0.001, 10_000),
+        (None, 1_000_000, 20, 0.5, 120),
+        (None, 1_000_000, 20, 3600.0, 1),
+        (None, 100, 20, 0.001, 5),
+    ],
+)
+def test_batch_size(wanted: int | None, queued: int, slots: int, pace: float | None, expected: int) -> None:
+    """The spec decides; else an even share, bounded by a careful first guess or by the measured pace."""
+    assert batch_size(wanted, queued=queued, slots=slots, seconds_per_partition=pace) == expected
