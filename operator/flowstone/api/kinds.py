@@ -64,8 +64,7 @@ def _short_name_rule(limit: int, unless: str, why: str) -> Rule:
     return Rule(
         f"{unless}self.metadata.name.size() <= {limit}",
         f"metadata.name is too long: {why}",
-        f"'metadata.name \"' + self.metadata.name + '\" has ' + string(self.metadata.name.size())"
-        f" + ' characters: {why}'",
+        f"'metadata.name \"' + self.metadata.name + '\" is too long: {why}'",
     )
 
 
