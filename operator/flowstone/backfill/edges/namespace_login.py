@@ -1,7 +1,9 @@
 """The login with which a namespace's Jobs report: role in Postgres and Secret in the namespace, kept in step.
 
-The Secret is created before the role may log in, and whoever finds a Secret takes its password: so two replicas
-that provision the same namespace at the same time end with one password, that of the Secret.
+The Secret is written before the role may log in, and its password is the truth: every hand-out compares it with the
+one that was last set, so two replicas that provision a namespace at the same time agree on the Secret's at the latest
+by the next hand-out. It is written by server-side apply because that request carries the name: so the right to create
+Secrets is limited to this one.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ from collections.abc import Callable
 
 from flowstone.backfill.secret import SECRET_NAME, Endpoint, decoded, is_current, secret_manifest
 from flowstone.db.logins import Logins, scram_verifier
-from flowstone.errors import KubernetesRefused
 from flowstone.kube.client import Json, Kube
 from flowstone.kube.paths import core
 
@@ -41,20 +42,8 @@ class NamespaceLogin:
 
     async def _secret(self, namespace: str, role: str) -> Json:
         path = core("secrets", namespace, SECRET_NAME)
-        found = await self._kube.get(path)
-        if found is None:
-            found = await self._create(namespace, role)
+        found = await self._kube.get(path) or {}
         if is_current(found, role, self._endpoint):
             return found
         password = decoded(found).get("PGPASSWORD") or self._new_password()
         return await self._kube.apply(path, secret_manifest(namespace, role, password, self._endpoint))
-
-    async def _create(self, namespace: str, role: str) -> Json:
-        manifest = secret_manifest(namespace, role, self._new_password(), self._endpoint)
-        try:
-            return await self._kube.create(core("secrets", namespace), manifest)
-        except KubernetesRefused as refused:
-            if refused.status != 409:
-                raise
-        found = await self._kube.get(core("secrets", namespace, SECRET_NAME))
-        return found or {}
