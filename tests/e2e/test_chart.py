@@ -1,0 +1,300 @@
+"""The Helm chart: what it renders, what it refuses, and that a real API server takes it.
+
+Rendering needs helm alone; the tests marked `cluster` also need the Kubernetes of `make cluster` or of KUBECONFIG.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "charts" / "flowstone"
+EMBEDDED = {"postgres.embedded.enabled": "true"}
+OWN = {"postgres.existingSecret": "theirs", "postgres.installerSecret": "installers"}
+
+Json = dict[str, Any]
+Rule = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+
+
+def program(name: str) -> str:
+    """The program of `make cluster`, or the one on PATH."""
+    built = ROOT / ".cluster" / "bin" / name
+    found = str(built) if built.exists() else shutil.which(name)
+    assert found, f"{name} is neither in .cluster/bin nor on PATH: run `make cluster`"
+    return found
+
+
+def call(*command: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a program of the cluster; failing is an answer too."""
+    environment = {**os.environ, "KUBECONFIG": os.environ.get("KUBECONFIG") or str(ROOT / ".cluster" / "kubeconfig")}
+    whole = [program(command[0]), *command[1:]]
+    return subprocess.run(whole, input=given, capture_output=True, text=True, env=environment, timeout=120, check=False)
+
+
+def out(*command: str, given: str = "") -> str:
+    """Run a program that must succeed; what it printed."""
+    done = call(*command, given=given)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def flags(values: dict[str, str]) -> list[str]:
+    """Values as helm's arguments."""
+    return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
+
+
+def render(values: dict[str, str]) -> list[Json]:
+    """The objects of a release named `flowstone` in namespace `flowstone-system`."""
+    text = out("helm", "template", "flowstone", str(CHART), "--namespace", "flowstone-system", *flags(values))
+    return [document for document in yaml.safe_load_all(text) if document]
+
+
+def refused(values: dict[str, str]) -> str:
+    """What helm says to values that the chart must refuse."""
+    done = call("helm", "template", "flowstone", str(CHART), *flags(values))
+    assert done.returncode != 0, "the chart took these values"
+    return done.stderr
+
+
+def one(objects: list[Json], kind: str, name: str = "flowstone") -> Json:
+    """The one object of this kind and name."""
+    (found,) = [item for item in objects if item["kind"] == kind and item["metadata"]["name"] == name]
+    return found
+
+
+def pod_of(objects: list[Json]) -> Json:
+    """The spec of the operator's pods."""
+    spec: Json = one(objects, "Deployment")["spec"]["template"]["spec"]
+    return spec
+
+
+def secrets_of(container: Json, pod: Json) -> set[str]:
+    """Names of the Secrets that a container can see, by environment or by mount."""
+    named = {source["secretRef"]["name"] for source in container.get("envFrom", []) if "secretRef" in source}
+    named |= {
+        entry["valueFrom"]["secretKeyRef"]["name"]
+        for entry in container.get("env", [])
+        if "secretKeyRef" in entry.get("valueFrom", {})
+    }
+    mounted = {mount["name"] for mount in container.get("volumeMounts", [])}
+    volumes = [volume for volume in pod["volumes"] if volume["name"] in mounted and "secret" in volume]
+    return named | {volume["secret"]["secretName"] for volume in volumes}
+
+
+def rules(objects: list[Json], kind: str, name: str = "flowstone") -> set[Rule]:
+    """The rules of a role, comparable."""
+    return {
+        tuple(tuple(rule.get(key, ())) for key in ("apiGroups", "resources", "resourceNames", "verbs"))  # type: ignore[misc]
+        for rule in one(objects, kind, name)["rules"] or []
+    }
+
+
+WORK_RULES: set[Rule] = {
+    (("flowstone.dev",), ("backfills", "assets"), (), ("get", "list", "watch")),
+    (("flowstone.dev",), ("backfills/status", "assets/status"), (), ("patch",)),
+    (("batch",), ("jobs",), (), ("get", "list", "watch", "create", "delete")),
+    (("",), ("pods",), (), ("get", "list", "delete")),
+    (("",), ("events",), (), ("list",)),
+    (("events.k8s.io",), ("events",), (), ("create", "patch")),
+    (("",), ("secrets",), ("flowstone-ledger",), ("get", "create", "patch")),
+}
+"""All that the operator may do where it works, written down a second time so that a wider right is noticed."""
+
+CLUSTER_ID_RULE: Rule = (("",), ("namespaces",), ("kube-system",), ("get",))
+
+
+def test_lint_finds_nothing() -> None:
+    """`helm lint --strict` is content."""
+    assert "0 chart(s) failed" in out("helm", "lint", "--strict", str(CHART), *flags(EMBEDDED))
+
+
+def test_crds_of_the_chart_are_those_of_the_project() -> None:
+    """The chart's copies equal crds/, file by file; `make crds` makes both."""
+    ours = {path.name: path.read_text("utf-8") for path in (ROOT / "crds").glob("*.yaml")}
+    assert {path.name: path.read_text("utf-8") for path in (CHART / "files" / "crds").glob("*.yaml")} == ours
+    assert ours
+
+
+def test_crds_are_rendered_whole_and_kept_on_uninstall() -> None:
+    """The release upgrades the definitions, helm never deletes them, and nothing but labels is added."""
+    rendered = [item for item in render(EMBEDDED) if item["kind"] == "CustomResourceDefinition"]
+    assert {item["metadata"]["annotations"]["helm.sh/resource-policy"] for item in rendered} == {"keep"}
+    sources = [yaml.safe_load(path.read_text("utf-8")) for path in (ROOT / "crds").glob("*.yaml")]
+    assert {item["metadata"]["name"]: item["spec"] for item in rendered} == {
+        item["metadata"]["name"]: item["spec"] for item in sources
+    }
+
+
+def test_crds_can_be_left_to_somebody_else() -> None:
+    """With crds.install=false the release has none."""
+    kinds = {item["kind"] for item in render(EMBEDDED | {"crds.install": "false"})}
+    assert "CustomResourceDefinition" not in kinds
+
+
+@pytest.mark.parametrize("values", [EMBEDDED, OWN], ids=["embedded", "own"])
+def test_only_the_migration_sees_the_installers_secret(values: dict[str, str]) -> None:
+    """The operator's container has its own login's Secret alone, and the migration no API token."""
+    pod = pod_of(render(values))
+    (migrate,), (operator,) = pod["initContainers"], pod["containers"]
+    names = {
+        "embedded": ("flowstone-postgres-operator", "flowstone-postgres-installer"),
+        "own": ("theirs", "installers"),
+    }
+    own, installer = names["embedded" if values is EMBEDDED else "own"]
+    assert secrets_of(operator, pod) == {own}
+    assert secrets_of(migrate, pod) == {own, installer}
+    assert pod["automountServiceAccountToken"] is False
+    assert "api-access" in {mount["name"] for mount in operator["volumeMounts"]}
+    assert "api-access" not in {mount["name"] for mount in migrate["volumeMounts"]}
+
+
+def test_rights_are_the_least() -> None:
+    """Everywhere: the work rules, and the uid of kube-system as the cluster's id; nothing else."""
+    assert rules(render(EMBEDDED), "ClusterRole") == WORK_RULES | {CLUSTER_ID_RULE}
+
+
+def test_rights_in_named_namespaces() -> None:
+    """With watchNamespaces there are Roles there, and in the cluster only the right to read kube-system's uid."""
+    objects = render(EMBEDDED | {"watchNamespaces": "{red,blue}"})
+    roles = [item for item in objects if item["kind"] == "Role"]
+    bindings = [item for item in objects if item["kind"] == "RoleBinding"]
+    assert {item["metadata"]["namespace"] for item in roles} == {"red", "blue"}
+    assert {item["metadata"]["namespace"] for item in bindings} == {"red", "blue"}
+    assert all(rules([item], "Role") == WORK_RULES for item in roles)
+    assert rules(objects, "ClusterRole") == {CLUSTER_ID_RULE}
+
+
+def test_no_right_in_the_cluster_with_namespaces_and_an_id() -> None:
+    """A team without any cluster-wide right can run the operator: no ClusterRole is left but those for people."""
+    values = {
+        "watchNamespaces": "{red}",
+        "clusterId": "eu-1",
+        "rbac.aggregateToUserRoles": "false",
+        "crds.install": "false",
+    }
+    assert not {item["kind"] for item in render(EMBEDDED | values)} & {"ClusterRole", "ClusterRoleBinding"}
+
+
+def test_values_reach_the_operator() -> None:
+    """Each value that the operator honours arrives under the name of its setting."""
+    values = {
+        "clusterId": "eu-1",
+        "maxParallel": "7",
+        "resyncSeconds": "30",
+        "nodeLostSeconds": "90",
+        "serviceAccounts": "{default,etl}",
+        "watchNamespaces": "{red,blue}",
+        "historyDays": "5",
+        "postgres.workerHost": "pooler",
+        "postgres.workerPort": "6432",
+        "postgres.workerDatabase": "flow",
+        "postgres.workerSSLMode": "verify-full",
+    }
+    (operator,) = pod_of(render(OWN | values))["containers"]
+    found = {entry["name"]: entry.get("value") for entry in operator["env"]}
+    assert {name: found[name] for name in found if not name.startswith("FLOWSTONE_POD_")} == {
+        "FLOWSTONE_CLUSTER_ID": "eu-1",
+        "FLOWSTONE_MAX_PARALLEL": "7",
+        "FLOWSTONE_RESYNC_SECONDS": "30",
+        "FLOWSTONE_NODE_LOST_SECONDS": "90",
+        "FLOWSTONE_SERVICE_ACCOUNTS": "default,etl",
+        "FLOWSTONE_WATCH_NAMESPACES": "red,blue",
+        "FLOWSTONE_HISTORY_DAYS": "5",
+        "FLOWSTONE_HEALTH_PORT": "8080",
+        "FLOWSTONE_WORKER_PGHOST": "pooler",
+        "FLOWSTONE_WORKER_PGPORT": "6432",
+        "FLOWSTONE_WORKER_PGDATABASE": "flow",
+        "FLOWSTONE_WORKER_PGSSLMODE": "verify-full",
+    }
+
+
+def test_selecting_flowstone_does_not_hit_postgres() -> None:
+    """Whoever restarts or shoots `app.kubernetes.io/name=flowstone` leaves the ledger alone."""
+    objects = render(EMBEDDED)
+    labels = {
+        item["kind"]: item["spec"]["template"]["metadata"]["labels"]
+        for item in objects
+        if item["kind"] in ("Deployment", "StatefulSet")
+    }
+    assert labels["Deployment"]["app.kubernetes.io/name"] == "flowstone"
+    assert labels["StatefulSet"]["app.kubernetes.io/name"] == "postgres"
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, "postgres.existingSecret is not set"),
+        ({"postgres.existingSecret": "theirs"}, "postgres.installerSecret is not set"),
+        (OWN | EMBEDDED, "exclude each other"),
+        ({"postgres.existingSecret": "x", "postgres.installerSecret": "x"}, "are the same Secret"),
+        (EMBEDDED | {"maxParallel": "0"}, "at '/maxParallel': minimum: got 0, want 1"),
+        (EMBEDDED | {"watchNamespaces": "{Red}"}, "at '/watchNamespaces/0'"),
+        (EMBEDDED | {"maxParalell": "5"}, "'maxParalell' not allowed"),
+        (EMBEDDED | {"postgres.workerSSLMode": "maybe"}, "at '/postgres/workerSSLMode'"),
+    ],
+)
+def test_values_that_cannot_work_are_refused(values: dict[str, str], words: str) -> None:
+    """The message names the value; a misspelt one is not silently ignored."""
+    assert words in refused(values)
+
+
+@pytest.fixture
+def namespace() -> Iterator[str]:
+    """A namespace that allows only restricted pods."""
+    name = f"chart-{secrets.token_hex(3)}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+    out("kubectl", "apply", "-f", "-", given=json.dumps(manifest))
+    yield name
+    out("kubectl", "delete", "namespace", name, "--wait=false")
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(("kind", "name"), [("Deployment", "flowstone"), ("StatefulSet", "flowstone-postgres")])
+def test_pods_are_admitted_where_only_restricted_ones_are(namespace: str, kind: str, name: str) -> None:
+    """Pod Security `restricted` takes the operator's pods and those of the embedded Postgres."""
+    spec = one(render(EMBEDDED), kind, name)["spec"]["template"]["spec"]
+    spec.pop("serviceAccountName", None)
+    claims = [{"name": "data", "emptyDir": {}}] if kind == "StatefulSet" else []
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "try"}, "spec": spec}
+    pod["spec"]["volumes"] = [*spec["volumes"], *claims]
+    out("kubectl", "-n", namespace, "create", "--dry-run=server", "-f", "-", given=json.dumps(pod))
+
+
+@pytest.mark.cluster
+def test_an_upgrade_keeps_the_generated_passwords(namespace: str) -> None:
+    """The embedded Postgres has its passwords on disk; a release that drew new ones would lock itself out."""
+    values = EMBEDDED | {
+        "replicaCount": "0",
+        "crds.install": "false",
+        "postgres.embedded.storage.ephemeral": "true",
+        "fullnameOverride": namespace,
+        "rbac.aggregateToUserRoles": "false",
+    }
+    command = ("helm", "upgrade", "--install", "try", str(CHART), "--namespace", namespace, *flags(values))
+    out(*command)
+    try:
+        before = passwords(namespace)
+        out(*command, "--set", "maxParallel=9")
+        assert passwords(namespace) == before
+        assert len(set(before.values())) == 2
+    finally:
+        out("helm", "uninstall", "try", "--namespace", namespace)
+
+
+def passwords(namespace: str) -> dict[str, str]:
+    """The generated passwords by Secret."""
+    items = json.loads(out("kubectl", "-n", namespace, "get", "secrets", "-o", "json"))["items"]
+    return {
+        item["metadata"]["name"]: item["data"]["PGPASSWORD"] for item in items if "PGPASSWORD" in item.get("data", {})
+    }
