@@ -36,9 +36,10 @@ class Api:
         return self._object("GET", path)
 
     def apply(self, path: str, manifest: dict[str, Any]) -> None:
-        """Create an object or bring it to what is wanted (server-side apply)."""
+        """Create an object or bring it to what is wanted (server-side apply); the path's end is its name."""
+        metadata = {**manifest.get("metadata", {}), "name": path.rpartition("/")[2]}
         query = f"?fieldManager={FIELD_MANAGER}&force=true"
-        self._object("PATCH", path + query, manifest, "application/apply-patch+yaml")
+        self._object("PATCH", path + query, {**manifest, "metadata": metadata}, "application/apply-patch+yaml")
 
     def delete(self, path: str) -> None:
         """Delete an object without waiting; an absent one is fine."""

@@ -151,12 +151,15 @@ def _builder(
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - CLOCK_SKEW)
         .not_valid_after(now + LIFETIME)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
     )
 
 
 def _signed(
     builder: x509.CertificateBuilder, ca: Pair, key: ec.EllipticCurvePrivateKey, purpose: x509.ObjectIdentifier
 ) -> Pair:
-    constrained = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
+    # Python 3.13 verifies strictly (RFC 5280) and refuses a certificate that does not identify its issuer's key.
+    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.key.public_key())
+    constrained = builder.add_extension(issuer, False).add_extension(x509.BasicConstraints(False, None), True)
     certificate = constrained.add_extension(x509.ExtendedKeyUsage([purpose]), False).sign(ca.key, hashes.SHA256())
     return Pair(certificate, key)

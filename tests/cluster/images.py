@@ -27,9 +27,9 @@ def docker_environment(layout: Layout) -> dict[str, str]:
     }
 
 
-def docker(layout: Layout, *arguments: str | Path) -> str:
-    """Call the Docker client."""
-    return run(["docker", *arguments], env=docker_environment(layout))
+def docker(layout: Layout, *arguments: str | Path, text: str | None = None) -> str:
+    """Call the Docker client, with a text as its input."""
+    return run(["docker", *arguments], env=docker_environment(layout), text=text)
 
 
 def docker_id(layout: Layout, reference: str) -> str | None:
@@ -109,8 +109,9 @@ def _ensure_in_docker(layout: Layout, recipe: Recipe, archive: Path, progress: P
     image_id = docker_id(layout, fixed)
     if image_id is None:
         progress(f"importing {recipe.reference} into dockerd")
-        changes = [argument for line in recipe.configuration for argument in ("--change", line)]
-        docker(layout, "import", *changes, archive, fixed)
+        root = docker(layout, "import", archive).strip()
+        # By a build, because the import itself does not take every instruction.
+        docker(layout, "build", "--tag", fixed, "-", text="\n".join([f"FROM {root}", *recipe.configuration]))
     if docker_id(layout, recipe.reference) != docker_id(layout, fixed):
         docker(layout, "tag", fixed, recipe.reference)
 
