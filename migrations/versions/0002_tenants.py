@@ -54,11 +54,12 @@ CREATE TABLE flowstone.context_key (
 # so it is well-formed, and what was not signed never reaches a cast that could fail.
 CONTEXT_SCOPE = """
 CREATE FUNCTION flowstone.context_scope() RETURNS text
-LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET row_security = on AS $$
 DECLARE
     context CONSTANT text := current_setting('flowstone.context', true);
     payload CONSTANT text := left(context, -65);
-    found text;
+    known text;
 BEGIN
     IF context IS NULL OR length(context) < 80 THEN
         RETURN NULL;
@@ -69,8 +70,8 @@ BEGIN
     IF NOT FOUND OR right(payload, 10)::bigint <= extract(epoch FROM statement_timestamp()) THEN
         RETURN NULL;
     END IF;
-    SELECT t.scope INTO found FROM flowstone.tenant t WHERE t.scope = left(payload, -11) AND t.state = 'active';
-    RETURN found;
+    SELECT t.scope INTO known FROM flowstone.tenant t WHERE t.scope = left(payload, -11) AND t.state = 'active';
+    RETURN known;
 END
 $$
 """
@@ -108,7 +109,8 @@ $$
 # A column's default cannot hold a sub-select, so it is a function; row level security checks what it gives.
 TENANT_ID = """
 CREATE FUNCTION flowstone.tenant_id() RETURNS text
-LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET row_security = on AS $$
 BEGIN
     RETURN coalesce(
         (SELECT s.tenant_id FROM flowstone.login_scope s WHERE s.role_name = session_user),
@@ -118,8 +120,15 @@ END
 $$
 """
 
-REPORTED = "backfill = '00000000-0000-0000-0000-000000000000' AND state = 'succeeded' AND fence = 0"
-"""A materialization that a program reported: it belongs to no backfill, and no worker ever holds it."""
+# What a program reports belongs to no backfill: fence 0 is never handed out, and a uid of version 0 is nobody's, so
+# that a report cannot change the counts of a backfill, its own scope's or another's.
+REPORTED = "state = 'succeeded' AND fence = 0 AND substr(backfill::text, 15, 1) = '0'"
+
+REPORT_TRIGGER = """
+CREATE TRIGGER record_reported AFTER INSERT ON flowstone.materialization
+FOR EACH ROW WHEN (NEW.state = 'succeeded')
+EXECUTE FUNCTION flowstone.record_latest()
+"""
 
 MINE = "scope = (SELECT flowstone.context_scope())"
 
@@ -127,17 +136,18 @@ POLICIES = (
     f"CREATE POLICY pool_rows ON flowstone.materialization FOR SELECT TO flowstone_pool USING ({MINE})",
     "CREATE POLICY pool_reports ON flowstone.materialization FOR INSERT TO flowstone_pool "
     f"WITH CHECK ({MINE} AND {REPORTED})",
-    "CREATE POLICY pool_corrections ON flowstone.materialization FOR UPDATE TO flowstone_pool "
-    f"USING ({MINE} AND {REPORTED}) WITH CHECK ({MINE} AND {REPORTED})",
-    "CREATE POLICY pool_floor ON flowstone.materialization AS RESTRICTIVE TO flowstone_pool "
-    f"USING ({MINE}) WITH CHECK ({MINE})",
     f"CREATE POLICY pool_rows ON flowstone.latest FOR SELECT TO flowstone_pool USING ({MINE})",
-    f"CREATE POLICY pool_floor ON flowstone.latest AS RESTRICTIVE TO flowstone_pool USING ({MINE}) WITH CHECK ({MINE})",
+    *(
+        f"CREATE POLICY pool_floor ON flowstone.{table} AS RESTRICTIVE TO flowstone_pool "
+        f"USING ({MINE}) WITH CHECK ({MINE})"
+        for table in ("materialization", "latest")
+    ),
     "ALTER TABLE flowstone.tenant ENABLE ROW LEVEL SECURITY",
     "ALTER TABLE flowstone.tenant FORCE ROW LEVEL SECURITY",
     "CREATE POLICY operator_rows ON flowstone.tenant TO flowstone_operator USING (true) WITH CHECK (true)",
-    # FORCE binds the owner too, and the functions above look the tenant up as the owner.
-    "CREATE POLICY owner_rows ON flowstone.tenant FOR SELECT TO flowstone_owner USING (true)",
+    # FORCE binds the owner too, and the functions above look tenants and logins up as the owner.
+    "CREATE POLICY owner_reads ON flowstone.tenant FOR SELECT TO flowstone_owner USING (true)",
+    "CREATE POLICY owner_reads ON flowstone.login_scope FOR SELECT TO flowstone_owner USING (true)",
 )
 
 GRANTS = (
@@ -146,9 +156,8 @@ GRANTS = (
     "GRANT EXECUTE ON FUNCTION flowstone.context_scope(), flowstone.context_tenant(), flowstone.enter_tenant(text) "
     "TO flowstone_pool",
     "GRANT EXECUTE ON FUNCTION flowstone.tenant_id() TO flowstone_pool, flowstone_tenant, flowstone_operator",
-    "GRANT USAGE ON SCHEMA flowstone TO flowstone_pool",
-    "GRANT SELECT, INSERT (scope, asset, partition, backfill, ordinal, state, fence, finished_at), "
-    "UPDATE (finished_at) ON flowstone.materialization TO flowstone_pool",
+    "GRANT SELECT, INSERT (scope, asset, partition, backfill, ordinal, state, fence, finished_at) "
+    "ON flowstone.materialization TO flowstone_pool",
     "GRANT SELECT ON flowstone.latest TO flowstone_pool",
     "GRANT SELECT, INSERT, UPDATE ON flowstone.tenant TO flowstone_operator",
 )
@@ -156,7 +165,7 @@ GRANTS = (
 
 def upgrade() -> None:
     """Add what tenants need; what exists keeps working."""
-    for statement in (REGISTRY, KEYS, CONTEXT_SCOPE, CONTEXT_TENANT, ENTER, TENANT_ID, *POLICIES, *GRANTS):
+    for statement in (REGISTRY, KEYS, CONTEXT_SCOPE, CONTEXT_TENANT, ENTER, TENANT_ID, REPORT_TRIGGER, *POLICIES, *GRANTS):
         op.execute(statement)
 
 
@@ -169,12 +178,13 @@ def downgrade() -> None:
     for table, policy in (
         ("materialization", "pool_rows"),
         ("materialization", "pool_reports"),
-        ("materialization", "pool_corrections"),
         ("materialization", "pool_floor"),
         ("latest", "pool_rows"),
         ("latest", "pool_floor"),
+        ("login_scope", "owner_reads"),
     ):
         op.execute(f"DROP POLICY {policy} ON flowstone.{table}")
+    op.execute("DROP TRIGGER record_reported ON flowstone.materialization")
     op.execute("REVOKE ALL ON flowstone.materialization, flowstone.latest FROM flowstone_pool")
     for function in ("tenant_id()", "enter_tenant(text)", "context_tenant()", "context_scope()"):
         op.execute(f"DROP FUNCTION flowstone.{function}")

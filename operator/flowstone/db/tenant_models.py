@@ -1,0 +1,70 @@
+"""The tenants' tables, as SQLAlchemy sees them; Alembic compares the database with this module and `models.py`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import CheckConstraint, Integer, LargeBinary, SmallInteger, Text, UniqueConstraint, func
+from sqlalchemy.orm import Mapped, mapped_column
+
+from flowstone.db.models import Base, Key, Time
+
+
+class Tenant(Base):
+    """The registry: one row per tenant, kept as a tombstone after a purge, so that nobody inherits its name.
+
+    A tenant's id is unique in the database, also over clusters: tenants' tables are keyed by it alone.
+    `role_base` is random and never used again; `active_slot` says which of its two logins the Secrets hold.
+    `lease_owner` and `lease_until` keep two replicas from working on the same tenant at once.
+    """
+
+    __tablename__ = "tenant"
+    __table_args__ = (
+        UniqueConstraint("tenant_id"),
+        UniqueConstraint("scope"),
+        UniqueConstraint("role_base"),
+        CheckConstraint("tenant_id ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'", name="id"),
+        CheckConstraint("scope = 't/' || cluster || '/' || tenant_id", name="scope"),
+        CheckConstraint("tier IN ('basic', 'standard', 'premium', 'enterprise')", name="tier"),
+        CheckConstraint("isolation IN ('Shared', 'Schema', 'Database')", name="isolation"),
+        CheckConstraint("state IN ('active', 'suspended', 'purged')", name="state"),
+        CheckConstraint("max_parallel > 0", name="max_parallel"),
+        CheckConstraint("active_slot IN ('a', 'b')", name="slot"),
+    )
+
+    cluster: Mapped[str] = mapped_column(Key, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(Key, primary_key=True)
+    scope: Mapped[str] = mapped_column(Key)
+    resource_uid: Mapped[str | None] = mapped_column(Text)
+    tier: Mapped[str] = mapped_column(Key, server_default="basic")
+    isolation: Mapped[str] = mapped_column(Key, server_default="Shared")
+    state: Mapped[str] = mapped_column(Key, server_default="active")
+    max_parallel: Mapped[int | None] = mapped_column(Integer)
+    role_base: Mapped[str | None] = mapped_column(Key)
+    active_slot: Mapped[str | None] = mapped_column(Key)
+    rotated_at: Mapped[datetime | None] = mapped_column(Time)
+    created_at: Mapped[datetime] = mapped_column(Time, server_default=func.now())
+    suspended_at: Mapped[datetime | None] = mapped_column(Time)
+    retain_until: Mapped[datetime | None] = mapped_column(Time)
+    export_digest: Mapped[str | None] = mapped_column(Text)
+    purged_at: Mapped[datetime | None] = mapped_column(Time)
+    lease_owner: Mapped[str | None] = mapped_column(Text)
+    lease_until: Mapped[datetime | None] = mapped_column(Time)
+
+
+class ContextKey(Base):
+    """What signed contexts are checked with: HMAC's two padded blocks of one key, or of two while one is rotated.
+
+    Only the owner may read it, and so only `context_scope()` does.
+    """
+
+    __tablename__ = "context_key"
+    __table_args__ = (
+        CheckConstraint("slot IN (1, 2)", name="slot"),
+        CheckConstraint("octet_length(inner_pad) = 64", name="inner"),
+        CheckConstraint("octet_length(outer_pad) = 64", name="outer"),
+    )
+
+    slot: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    inner_pad: Mapped[bytes] = mapped_column(LargeBinary)
+    outer_pad: Mapped[bytes] = mapped_column(LargeBinary)
