@@ -62,6 +62,7 @@ SESSION = {
     "idle_in_transaction_session_timeout": "30s",
     "search_path": "pg_catalog, pg_temp",
     "timezone": "UTC",
+    "jit": "off",
 }
 """Settings of each session: it waits 2 s for a lock, and leaves none behind when this process dies."""
 
@@ -70,7 +71,7 @@ def open_pool(conninfo: str, *, size: int = POOL_SIZE) -> Pool:
     """Make the pool without waiting for Postgres, which may not be there yet."""
     return ConnectionPool(
         wired(conninfo, APPLICATION_NAME),
-        kwargs={"autocommit": True},
+        kwargs={"autocommit": True, "prepare_threshold": None},  # a generic plan knows no array's length
         min_size=1,
         max_size=size,
         timeout=CHECKOUT_SECONDS,

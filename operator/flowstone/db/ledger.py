@@ -1,0 +1,250 @@
+"""The ledger in Postgres: what is done, and who may work on what is not.
+
+    queued -> running -> succeeded
+                 |  \\-> queued   charged: next attempt after back-off; uncharged: eviction, lost batch-mate
+                 |  \\-> failed   attempts used up
+    queued -> skipped            queued | running -> cancelled
+
+A row that is `failed` without a reason was reported by the worker and is not settled: it counts as running.
+A row in running, succeeded or failed carries the fence of its batch, a queued one carries none.
+
+Invariants, each with a test that tries to break it (tests/postgres):
+
+1. *Cap*: no batch is handed out while the open batches of its backfill, tenant or cluster are at their limit;
+   a claim is one transaction under the locks of the cluster's and the backfill's row.
+2. *No loss*: `total` is written once, by planning, and the six counts add up to it at every commit.
+3. *Once*: at most one success per (backfill, scope, asset, partition); a report under another fence changes nothing.
+4. *No overlap*: two backfills never work on the same partition at the same time; the later one waits.
+5. *One scope per batch.*
+
+The operator waits at most two seconds, and never for a row that a scope's login can lock. Every method is one
+transaction, may be called from any thread, and may be repeated after `LedgerUnavailable` or `LedgerBusy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from types import MappingProxyType
+from typing import Self
+
+from flowstone.backfill.records import (
+    BackfillRecord,
+    ClaimedBatch,
+    ClaimRequest,
+    Counts,
+    Failure,
+    Interval,
+    NewBackfill,
+    OpenBatch,
+    Row,
+    RowChange,
+    Select,
+    State,
+)
+from flowstone.db import claiming, planning, reading, registry, schema, settling
+from flowstone.db.connection import LONG_SECONDS, POOL_SIZE, Database, Pool, open_pool
+
+NOBODY: Mapping[str, str] = MappingProxyType({})
+"""No scope is skipped."""
+
+
+class Ledger:
+    """The ledger of one cluster, over a pool of connections as `flowstone_operator`.
+
+    Args:
+        pool: Open pool, as `open_pool` makes it; the ledger closes it in `close`.
+        cluster: The cluster's id; the operator's cap counts the batches of this cluster.
+
+    Every method raises `LedgerUnavailable` (Postgres is away; whether a commit happened is unknown), `LedgerBusy`
+    (locked by somebody else: read again and retry) or `LedgerRefused` (the request cannot be right).
+    """
+
+    def __init__(self, pool: Pool, *, cluster: str) -> None:
+        self.cluster = cluster
+        self.pool = pool
+        self.database = Database(pool)
+        self._head = schema.head()
+
+    @classmethod
+    def connect(cls, conninfo: str, *, cluster: str, size: int = POOL_SIZE) -> Self:
+        """A ledger over a pool of its own; does not wait for Postgres to be there."""
+        return cls(open_pool(conninfo, size=size), cluster=cluster)
+
+    def close(self) -> None:
+        """Close the pool's connections."""
+        self.pool.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def check_schema(self) -> None:
+        """Return when this code may work on the ledger.
+
+        Raises:
+            SchemaNotCompatible: The ledger is older than this code, or wants newer code, or is not there.
+            LedgerUnavailable: Postgres does not answer.
+        """
+        with self.database.transaction() as tx:
+            revision, min_operator = schema.found(tx.connection)
+        schema.check(revision, min_operator, self._head)
+
+    # --- the backfill's row
+
+    def find(self, uid: str) -> BackfillRecord | None:
+        """The backfill's record, or None when it is not registered."""
+        with self.database.transaction() as tx:
+            return registry.find(tx, uid)
+
+    def register(self, new: NewBackfill) -> BackfillRecord:
+        """Make the backfill's row, not planned yet; where it exists, return it unchanged."""
+        with self.database.transaction() as tx:
+            return registry.register(tx, new)
+
+    def take_lease(self, uid: str, owner: str, seconds: float) -> bool:
+        """Take or renew the lease on a backfill for `seconds`.
+
+        Returns:
+            False when another owner holds it, when it is not registered, or while any replica plans it.
+        """
+        with self.database.transaction() as tx:
+            return registry.take_lease(tx, uid, owner, seconds)
+
+    def release_lease(self, uid: str, owner: str) -> None:
+        """Give the lease back, if `owner` holds it."""
+        with self.database.transaction() as tx:
+            registry.release(tx, owner, uid)
+
+    def release_leases(self, owner: str) -> None:
+        """Give back every lease that `owner` holds, when it shuts down."""
+        with self.database.transaction() as tx:
+            registry.release(tx, owner, None)
+
+    def live_uids(self) -> list[tuple[str, str, str]]:
+        """(uid, namespace, name) of this cluster's backfills that are not closed, in order of registration."""
+        with self.database.transaction() as tx:
+            return registry.live(tx, self.cluster)
+
+    def finish(self, uid: str) -> None:
+        """Note that the backfill came to its end; the first time stands."""
+        with self.database.transaction() as tx:
+            registry.finish(tx, uid)
+
+    # --- the queue
+
+    def plan(
+        self,
+        uid: str,
+        rows: Iterable[tuple[str, str]],
+        *,
+        total: int,
+        set_hash: str,
+        select: Select,
+        skipped: Mapping[str, str] = NOBODY,
+    ) -> Counts:
+        """Queue all partitions of a registered backfill, once.
+
+        Args:
+            uid: The backfill.
+            rows: (scope, partition) in the order of the set; read once, never held.
+            total: How many rows there are.
+            set_hash: Digest of the set.
+            select: With Missing, partitions that succeeded in any earlier backfill are skipped.
+            skipped: Reason by scope, for scopes whose partitions are skipped altogether.
+
+        Returns:
+            The counts; those of the first time when it was planned before, and `rows` is not read then.
+
+        Raises:
+            LedgerRefused: `rows` has more or fewer than `total`, or one partition twice; nothing was written.
+        """
+        with self.database.transaction() as tx:
+            return planning.plan(tx, uid, rows, total=total, set_hash=set_hash, select=select, skipped=skipped)
+
+    def claim(self, uid: str, request: ClaimRequest) -> list[ClaimedBatch]:
+        """Hand out batches as far as every cap allows, in queue order.
+
+        One call hands out at most `claiming.CLAIM_ROWS` rows, so call it again until it returns none. With
+        `select: Missing`, rows that another backfill made meanwhile are skipped on the way.
+
+        Returns:
+            The batches, open in the ledger under their deterministic Job names; empty when a cap is reached,
+            nothing is due, or all that is due waits for another backfill.
+        """
+        while True:
+            with self.database.transaction() as tx:
+                claim = claiming.claim(tx, self.cluster, uid, request)
+            if claim.batches or not claim.skipped:
+                return claim.batches
+
+    def record_job(self, fence: int, job_name: str, job_uid: str) -> None:
+        """Note the Job of an open batch."""
+        with self.database.transaction() as tx:
+            settling.record_job(tx, fence, job_name, job_uid)
+
+    def settle(self, fence: int, changes: Sequence[RowChange], *, close: str | None) -> None:
+        """Apply what was decided about a batch's rows, and close it.
+
+        A change whose row left the fence or the expected state meanwhile is void, as is one to a failure that is
+        settled. Charged changes are appended to the history of attempts.
+
+        Args:
+            fence: The batch.
+            changes: What becomes of its rows.
+            close: The batch's outcome, to close it and free its slot; None leaves it open.
+
+        Raises:
+            LedgerBusy: A row is locked, or rows would be left unsettled in a closed batch; nothing was changed.
+        """
+        with self.database.transaction() as tx:
+            settling.settle(tx, fence, changes, close)
+
+    def cancel(self, uid: str) -> int:
+        """Cancel the queued rows; returns how many there were."""
+        with self.database.transaction(LONG_SECONDS) as tx:
+            return settling.cancel(tx, uid)
+
+    def close_orphan(self, uid: str) -> None:
+        """End a backfill whose resource is gone: rows cancelled, batches closed, history kept."""
+        with self.database.transaction(LONG_SECONDS) as tx:
+            settling.close_orphan(tx, uid)
+
+    # --- reading
+
+    def counts(self, uid: str) -> Counts:
+        """How many rows are in which state."""
+        with self.database.transaction() as tx:
+            return reading.counts(tx, uid)
+
+    def next_due(self, uid: str) -> datetime | None:
+        """When the next row's back-off is over; None when none waits."""
+        with self.database.transaction() as tx:
+            return reading.next_due(tx, uid)
+
+    def open_batches(self, uid: str) -> list[OpenBatch]:
+        """The open batches, oldest first."""
+        with self.database.transaction() as tx:
+            return reading.open_batches(tx, uid)
+
+    def rows_of(self, fence: int) -> list[Row]:
+        """The rows that carry a fence, by ordinal."""
+        with self.database.transaction() as tx:
+            return reading.rows_of(tx, fence)
+
+    def failures(self, uid: str, limit: int = 10) -> list[Failure]:
+        """The first partitions that failed for good."""
+        with self.database.transaction() as tx:
+            return reading.failures(tx, uid, limit)
+
+    def intervals(self, uid: str, state: State, limit: int = 50) -> list[Interval]:
+        """The first runs of consecutive partitions in a state."""
+        with self.database.transaction() as tx:
+            return reading.intervals(tx, uid, state, limit)
+
+    def throughput(self, uid: str, window_seconds: float) -> float:
+        """Partitions per minute that ended within the last `window_seconds`."""
+        with self.database.transaction() as tx:
+            return reading.throughput(tx, uid, window_seconds)

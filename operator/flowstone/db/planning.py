@@ -1,0 +1,176 @@
+"""How a backfill's partitions come into the ledger: one transaction, one stream, constant memory.
+
+Rows go in by COPY. psycopg's `write_row` costs more than the server's work, so blocks of text are made here.
+Where the login does not bypass row level security COPY is refused, and where earlier successes may have to be
+left out each row needs a look at `latest`: then the stream goes to a temporary table, and one INSERT takes it
+from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from psycopg import errors as pg
+
+from flowstone.backfill.records import BackfillRecord, Counts, Select
+from flowstone.db import reading, registry
+from flowstone.db.connection import LONG_SECONDS, Transaction
+from flowstone.db.roles import bypasses_row_security
+from flowstone.errors import LedgerRefused
+
+BLOCK_ROWS = 512
+"""Rows that go to the server at a time, about 64 KiB."""
+
+BLOCK_SECONDS = 20.0
+"""Longest time one block may take; a wire that stands still for longer is given up."""
+
+ALREADY = "AlreadyMaterialized"
+"""Reason of a row that `select: Missing` skips."""
+
+_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+
+_DIRECT = """
+    COPY flowstone.materialization (scope, asset, backfill, state, reason, partition, ordinal) FROM STDIN
+"""
+
+_STAGE = """
+    CREATE TEMPORARY TABLE flowstone_plan (
+        scope text COLLATE "C", state text, reason text, partition text COLLATE "C", ordinal bigint
+    ) ON COMMIT DROP
+"""
+
+_STAGED = "COPY pg_temp.flowstone_plan FROM STDIN"
+
+_FROM_STAGE = """
+    WITH planned AS (
+        INSERT INTO flowstone.materialization (scope, asset, partition, backfill, ordinal, state, reason)
+        SELECT p.scope, %(asset)s, p.partition, %(uid)s, p.ordinal,
+               CASE WHEN l.scope IS NULL THEN p.state ELSE 'skipped' END,
+               CASE WHEN l.scope IS NULL OR p.state = 'skipped' THEN p.reason ELSE %(already)s END
+        FROM pg_temp.flowstone_plan AS p LEFT JOIN flowstone.latest AS l
+          ON %(missing)s AND l.scope = p.scope AND l.asset = %(asset)s AND l.partition = p.partition
+        ORDER BY p.ordinal
+        RETURNING state
+    )
+    SELECT count(*) FILTER (WHERE state = 'queued'), count(*) FILTER (WHERE state = 'skipped') FROM planned
+"""
+
+# A backfill with rows of one scope can be asked directly; with many, another backfill of the asset is the sign.
+_MAY_BE_DONE = """
+    SELECT EXISTS (SELECT FROM flowstone.latest WHERE scope = %(scope)s AND asset = %(asset)s)
+        OR (%(scope)s = '' AND EXISTS (SELECT FROM flowstone.backfill WHERE asset = %(asset)s AND uid <> %(uid)s))
+"""
+
+
+def plan(
+    tx: Transaction,
+    uid: str,
+    rows: Iterable[tuple[str, str]],
+    *,
+    total: int,
+    set_hash: str,
+    select: Select,
+    skipped: Mapping[str, str],
+) -> Counts:
+    """Queue every partition of a backfill once; see `Ledger.plan`."""
+    record = registry.lock(tx, uid)
+    if record.total is not None:
+        return reading.counts(tx, uid)
+    if record.closed_at is not None:
+        raise LedgerRefused(f"backfill: {uid}: closed, since its resource is gone: register a new one")
+    tx.allow(LONG_SECONDS)
+    try:
+        counts = _queue(tx, record, rows, select, skipped)
+    except pg.UniqueViolation as error:
+        raise LedgerRefused("partitions: one of them is listed twice: name each one once") from error
+    if counts.total != total:
+        raise LedgerRefused(f"total: {total}: but the plan has {counts.total} rows: they must be as many")
+    tx.run(
+        "UPDATE flowstone.backfill SET total = %(total)s, set_hash = %(hash)s, planned_at = now() WHERE uid = %(uid)s",
+        {"total": total, "hash": set_hash, "uid": uid},
+    )
+    return counts
+
+
+def _queue(
+    tx: Transaction,
+    record: BackfillRecord,
+    rows: Iterable[tuple[str, str]],
+    select: Select,
+    skipped: Mapping[str, str],
+) -> Counts:
+    missing = select == "Missing" and _may_be_done(tx, record)
+    if missing or not bypasses_row_security(tx.connection):
+        return _queue_staged(tx, record, rows, missing, skipped)
+    stream = Stream(rows, (record.asset, record.uid), skipped)
+    _copy(tx, _DIRECT, stream)
+    return Counts(total=stream.rows, queued=stream.rows - stream.skipped, skipped=stream.skipped)
+
+
+def _queue_staged(
+    tx: Transaction,
+    record: BackfillRecord,
+    rows: Iterable[tuple[str, str]],
+    missing: bool,
+    skipped: Mapping[str, str],
+) -> Counts:
+    tx.run(_STAGE)
+    _copy(tx, _STAGED, Stream(rows, (), skipped))
+    tx.run("ANALYZE pg_temp.flowstone_plan")
+    names = {"asset": record.asset, "uid": record.uid, "missing": missing, "already": ALREADY}
+    row = tx.row(_FROM_STAGE, names)
+    queued, done = row or (0, 0)
+    return Counts(total=queued + done, queued=queued, skipped=done)
+
+
+def _may_be_done(tx: Transaction, record: BackfillRecord) -> bool:
+    names = {"scope": record.scope, "asset": record.asset, "uid": record.uid}
+    return tx.row(_MAY_BE_DONE, names) == (True,)
+
+
+def _copy(tx: Transaction, target: str, stream: Stream) -> None:
+    with tx.connection.cursor() as cursor, cursor.copy(target.encode()) as copy:
+        for block in stream:
+            copy.write(block)
+            tx.extend(BLOCK_SECONDS)
+        tx.extend(LONG_SECONDS)
+
+
+class Stream:
+    """The plan's rows as blocks of COPY text, numbered as they come; `rows` and `skipped` count what has passed.
+
+    Args:
+        rows: (scope, partition) in the order of the set.
+        constants: Values of the columns between `scope` and `state`.
+        skipped: Reason by scope, for scopes whose rows are not to be worked on.
+    """
+
+    def __init__(self, rows: Iterable[tuple[str, str]], constants: tuple[str, ...], skipped: Mapping[str, str]) -> None:
+        self.rows = 0
+        self.skipped = 0
+        self._source = rows
+        self._constants = constants
+        self._reasons = skipped
+
+    def __iter__(self) -> Iterator[bytes]:
+        starts: dict[str, str] = {}
+        lines: list[str] = []
+        for scope, partition in self._source:
+            start = starts.get(scope)
+            if start is None:
+                start = starts[scope] = self._start(scope)
+            lines.append(f"{start}{partition.translate(_ESCAPES)}\t{self.rows}\n")
+            self.rows += 1
+            if scope in self._reasons:
+                self.skipped += 1
+            if len(lines) == BLOCK_ROWS:
+                yield "".join(lines).encode()
+                lines.clear()
+        yield "".join(lines).encode()
+
+    def _start(self, scope: str) -> str:
+        """The text before a partition, the same for all rows of a scope."""
+        reason = self._reasons.get(scope)
+        fields = [scope, *self._constants, "queued" if reason is None else "skipped"]
+        escaped = [text.translate(_ESCAPES) for text in fields]
+        return "\t".join([*escaped, "\\N" if reason is None else reason.translate(_ESCAPES), ""])

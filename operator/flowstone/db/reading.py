@@ -1,0 +1,127 @@
+"""What the ledger says about one backfill: counts, batches, rows, failures, intervals. Nothing here locks."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from flowstone.backfill.records import Counts, Failure, Interval, OpenBatch, Row, State
+from flowstone.db.connection import Transaction
+
+SHOWN_ERROR = 2000
+"""Characters of an error that are read back; a scope's login wrote it, and may have written much."""
+
+# A failure that nobody settled still occupies its batch, so it counts as running. One statement, one snapshot.
+_COUNTS = """
+    SELECT coalesce((SELECT total FROM flowstone.backfill WHERE uid = %(uid)s), 0), s.state, s.n, (
+        SELECT count(*) FROM flowstone.materialization
+        WHERE backfill = %(uid)s AND state = 'failed' AND reason IS NULL
+    )
+    FROM (SELECT NULL AS state, 0 AS n UNION ALL (
+        SELECT state, count(*) FROM flowstone.materialization WHERE backfill = %(uid)s GROUP BY state
+    )) AS s
+"""
+
+_NEXT_DUE = """
+    SELECT min(not_before) FROM flowstone.materialization
+    WHERE backfill = %(uid)s AND state = 'queued' AND not_before IS NOT NULL AND not_before > now()
+"""
+
+_OPEN_BATCHES = """
+    SELECT b.fence, b.scope, b.job_name, b.job_uid, b.template_digest, b.reporting, b.partitions,
+           m.running, m.unsettled, b.opened_at
+    FROM flowstone.batch AS b CROSS JOIN LATERAL (
+        SELECT count(*) FILTER (WHERE state = 'running') AS running,
+               count(*) FILTER (WHERE state = 'failed' AND reason IS NULL) AS unsettled
+        FROM flowstone.materialization WHERE fence = b.fence
+    ) AS m
+    WHERE b.backfill = %(uid)s AND b.state = 'open'
+    ORDER BY b.fence
+"""
+
+_ROWS = """
+    SELECT partition, ordinal, state, reason, attempts, left(error, %(shown)s)
+    FROM flowstone.materialization WHERE fence = %(fence)s ORDER BY ordinal
+"""
+
+_FAILURES = """
+    SELECT m.partition, coalesce(left(m.error, %(shown)s), m.reason), coalesce(b.job_name, ''), m.attempts
+    FROM flowstone.materialization AS m LEFT JOIN flowstone.batch AS b ON b.fence = m.fence
+    WHERE m.backfill = %(uid)s AND m.state = 'failed' AND m.reason IS NOT NULL
+    ORDER BY m.ordinal LIMIT %(limit)s
+"""
+
+# Within a run of consecutive ordinals, ordinal minus rank is constant.
+_INTERVALS = """
+    WITH runs AS (
+        SELECT min(ordinal) AS first, max(ordinal) AS last, count(*) AS n
+        FROM (
+            SELECT ordinal, ordinal - row_number() OVER (ORDER BY ordinal) AS island
+            FROM flowstone.materialization WHERE backfill = %(uid)s AND state = %(state)s
+        ) AS ranked
+        GROUP BY island ORDER BY min(ordinal) LIMIT %(limit)s
+    )
+    SELECT f.partition, l.partition, r.n
+    FROM runs AS r
+    JOIN flowstone.materialization AS f
+      ON f.backfill = %(uid)s AND f.state = %(state)s AND f.ordinal = r.first
+    JOIN flowstone.materialization AS l
+      ON l.backfill = %(uid)s AND l.state = %(state)s AND l.ordinal = r.last
+    ORDER BY r.first
+"""
+
+# By way of the batches, since only what they carry can have finished lately; a worker may write any time it likes
+# into finished_at, so a time outside the window (or before the batch) counts for nothing.
+_THROUGHPUT = """
+    SELECT count(*)
+    FROM flowstone.batch AS b JOIN flowstone.materialization AS m ON m.fence = b.fence
+    WHERE b.backfill = %(uid)s
+      AND (b.state = 'open' OR b.closed_at > now() - make_interval(secs => %(window)s))
+      AND m.state IN ('succeeded', 'failed')
+      AND m.finished_at BETWEEN now() - make_interval(secs => %(window)s) AND now()
+"""
+
+
+def counts(tx: Transaction, uid: str) -> Counts:
+    """How many rows are in which state; all zero before planning."""
+    total, unsettled = 0, 0
+    by_state: dict[str, int] = {}
+    for total, state, number, unsettled in tx.rows(_COUNTS, {"uid": uid}):  # noqa: B007  # the same in each row
+        if state is not None:
+            by_state[state] = number
+    if unsettled:
+        by_state["running"] = by_state.get("running", 0) + unsettled
+        by_state["failed"] -= unsettled
+    return Counts(total=total, **by_state)
+
+
+def next_due(tx: Transaction, uid: str) -> datetime | None:
+    """When the next row comes out of its back-off, or None when none is in it."""
+    row = tx.row(_NEXT_DUE, {"uid": uid})
+    return row[0] if row else None
+
+
+def open_batches(tx: Transaction, uid: str) -> list[OpenBatch]:
+    """The backfill's open batches, oldest first."""
+    return [OpenBatch(*row) for row in tx.rows(_OPEN_BATCHES, {"uid": uid})]
+
+
+def rows_of(tx: Transaction, fence: int) -> list[Row]:
+    """The rows that carry a fence, by ordinal."""
+    return [Row(*row) for row in tx.rows(_ROWS, {"fence": fence, "shown": SHOWN_ERROR})]
+
+
+def failures(tx: Transaction, uid: str, limit: int) -> list[Failure]:
+    """The first partitions that failed for good."""
+    names = {"uid": uid, "limit": limit, "shown": SHOWN_ERROR}
+    return [Failure(*row) for row in tx.rows(_FAILURES, names)]
+
+
+def intervals(tx: Transaction, uid: str, state: State, limit: int) -> list[Interval]:
+    """The first runs of consecutive ordinals in a state."""
+    return [Interval(*row) for row in tx.rows(_INTERVALS, {"uid": uid, "state": state, "limit": limit})]
+
+
+def throughput(tx: Transaction, uid: str, window_seconds: float) -> float:
+    """Partitions per minute that succeeded or failed within the last `window_seconds`."""
+    row = tx.row(_THROUGHPUT, {"uid": uid, "window": window_seconds})
+    return float(row[0]) * 60 / window_seconds if row else 0.0
