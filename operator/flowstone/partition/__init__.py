@@ -1,6 +1,7 @@
 """Partitions: typed keys, ranges and sets of any number of dimensions, lazy, and right about time."""
 
 from flowstone.partition.dimensions import Dimension, Window
+from flowstone.partition.intervals import compress, expand
 from flowstone.partition.keys import Key, KeyElement, deserialize, serialize
 from flowstone.partition.making import explicit, product, union
 from flowstone.partition.ranges import Range, generate_range
@@ -18,7 +19,9 @@ __all__ = [
     "Step",
     "Values",
     "Window",
+    "compress",
     "deserialize",
+    "expand",
     "explicit",
     "generate_range",
     "product",

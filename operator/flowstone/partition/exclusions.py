@@ -27,7 +27,8 @@ class Excluding:
         self._widths = widths
         self._combinations = combinations
         self._full = [forest.full(widths[level:]) for level in range(len(widths) + 1)]
-        self._done: dict[tuple[int, int], Node] = {}
+        self._done: dict[tuple[int, bytes], Node] = {}
+        self._bytes = len(combinations) // 8 + 1
         self._work = 0
         self._naming = [_bits(level in one for one in combinations) for level in range(len(widths))]
         self._complete = [_bits(max(one) < level for one in combinations) for level in range(len(widths) + 1)]
@@ -42,19 +43,20 @@ class Excluding:
             return NOTHING
         if left == 0 or level == len(self._widths):
             return self._full[level] if left == 0 else END
-        key = level, left
+        # As bytes, because ints hash modulo 2**61 - 1, where bits 61 apart are the same.
+        key = level, left.to_bytes(self._bytes, "little")
         if key not in self._done:
             self._done[key] = self._node(level, left)
         return self._done[key]
 
     def _node(self, level: int, left: int) -> Node:
         free = left & ~self._naming[level]
-        runs = [(0, self._below(level + 1, free))]
+        others, done = self._below(level + 1, free), self._complete[level + 1]
+        runs = [(0, others)]
         for position, agreeing in sorted(self._named(level, left & self._naming[level]).items()):
-            if runs[-1][0] != position:
-                runs.append((position, NOTHING))
-            runs[-1] = position, self._below(level + 1, free | agreeing)
-            runs.append((position + 1, self._below(level + 1, free)))
+            # Most combinations end here, so that is asked before anything is looked up.
+            child = NOTHING if agreeing & done else self._below(level + 1, free | agreeing)
+            runs += [(position, child), (position + 1, others)]
         return self._forest.node(self._widths[level], runs)
 
     def _named(self, level: int, combinations: int) -> dict[int, int]:

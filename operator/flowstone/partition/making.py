@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import reduce
 
 from flowstone.errors import InvalidSet
 from flowstone.partition.dimensions import Dimension, key_type
@@ -71,15 +70,25 @@ def union(*sets: PartitionSet) -> PartitionSet:
     Raises:
         InvalidSet: no sets, or their dimensions differ.
     """
+    return union_all(sets)
+
+
+def union_all(sets: Sequence[PartitionSet]) -> PartitionSet:
+    """Return the union of listed sets; see `union`."""
     if not sets:
         raise InvalidSet("A union needs at least one set.")
     if any(one.dimensions != sets[0].dimensions for one in sets):
         raise InvalidSet("The sets of a union have different dimensions; write all with the same ones.")
-    whole = [one.whole() for one in sets if len(one)]
-    return reduce(_union, whole) if whole else sets[0].whole()
+    whole = [one.whole() for one in sets if len(one)] or [sets[0].whole()]
+    # In pairs, then pairs of pairs: many small sets would be copied again and again if they were added one by one.
+    while len(whole) > 1:
+        whole = [_union(*whole[at : at + 2]) for at in range(0, len(whole), 2)]
+    return whole[0]
 
 
-def _union(first: PartitionSet, second: PartitionSet) -> PartitionSet:
+def _union(first: PartitionSet, second: PartitionSet | None = None) -> PartitionSet:
+    if second is None:
+        return first
     forest = Forest()
     values = [merged(a, b) for a, b in zip(first.values, second.values, strict=True)]
     widths = [len(one) for one in values]

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, reduce
 from hashlib import sha256
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
@@ -202,9 +202,18 @@ class PartitionSet(Sequence[Key]):
         root = forest.of_rows([len(values) for values in self.values], rows)
         return pruned(forest, self.dimensions, self.values, root)
 
-    def ranks(self, positions: Iterable[int]) -> list[int]:
-        """Return positions in this view as ascending ranks in the set it is a view of."""
-        return sorted({self._picked[position] for position in positions})
+    def subset(self, intervals: Iterable[Interval]) -> PartitionSet:
+        """Return the keys at some intervals of positions, counted in ascending order, as a set of its own.
+
+        Args:
+            intervals: each the first position and the one after the last, 0 <= first <= last <= len(self); in any
+                order, and overlaps count once.
+        """
+        whole, forest = self.whole(), Forest()
+        roots = [forest.cut(whole.root, low, high) for low, high in intervals] or [NOTHING]
+        while len(roots) > 1:
+            roots = [reduce(forest.union, roots[at : at + 2]) for at in range(0, len(roots), 2)]
+        return pruned(forest, self.dimensions, whole.values, roots[0])
 
     def _view(self, picked: range) -> PartitionSet:
         return PartitionSet(self.dimensions, self.values, self.root, picked)

@@ -80,7 +80,7 @@ class Forest:
             if start < width and (not children or children[-1] is not child):
                 starts.append(start)
                 children.append(child)
-        if children == [NOTHING]:
+        if not children or children == [NOTHING]:
             return NOTHING
         return self._interned(width, tuple(starts), tuple(children))
 
