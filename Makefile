@@ -5,21 +5,28 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env cluster image install demo uninstall test lint format coverage bench crds cluster-down clean
+.PHONY: help env cluster image install demo uninstall test lint format coverage bench crds cluster-down
 
 BIN := .venv/bin
 BOOTSTRAP_PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
-NAMESPACE ?= flowstone-system
-RELEASE ?= flowstone
+SYSTEM := flowstone-system
 HELM_ARGS ?=
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/flowstone
+FLIGHTS_CONTEXT := .cluster/flights-image
 
 OWN_KUBECONFIG := $(CURDIR)/.cluster/kubeconfig
 ifeq ($(or $(KUBECONFIG),$(OWN_KUBECONFIG)),$(OWN_KUBECONFIG))
 OWN := 1
 export KUBECONFIG := $(OWN_KUBECONFIG)
 export PATH := $(CURDIR)/.cluster/bin:$(PATH)
+IMAGE ?= localhost/flowstone:dev
+FLIGHTS_IMAGE ?= localhost/flowstone-flights:dev
+POSTGRES_IMAGE ?= localhost/flowstone-postgres:17
+else
+POSTGRES_IMAGE ?= postgres:17
 endif
 export FLOWSTONE_OWN_CLUSTER := $(OWN)
+export FLIGHTS_IMAGE
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -48,6 +55,65 @@ cluster: env
 cluster-down:
 	@echo "KUBECONFIG=$(KUBECONFIG) is not ours to stop; 'make uninstall' takes FlowStone off it."
 endif
+
+ifdef OWN
+image: cluster ## the image of operator and worker and that of the example, in the cluster
+	@$(BIN)/python -m tests.cluster image
+	@$(MAKE) --no-print-directory flights-context
+	@. .cluster/env && docker build --quiet -t $(FLIGHTS_IMAGE) --build-arg BASE=$(IMAGE) $(FLIGHTS_CONTEXT) >/dev/null
+	@$(BIN)/python -m tests.cluster load $(FLIGHTS_IMAGE)
+else
+image: env
+	@test -n "$(IMAGE)" -a -n "$(FLIGHTS_IMAGE)" || { echo "$$NAME_IMAGES" >&2; exit 1; }
+	@$(BIN)/python -m tests.cluster wheels
+	docker build -t $(IMAGE) .
+	@$(MAKE) --no-print-directory flights-context
+	docker build -t $(FLIGHTS_IMAGE) --build-arg BASE=$(IMAGE) $(FLIGHTS_CONTEXT)
+	@echo "Now push or load $(IMAGE) and $(FLIGHTS_IMAGE), so that the cluster has them."
+endif
+
+define NAME_IMAGES
+KUBECONFIG names a cluster that this Makefile did not start, so it cannot put images there. Name images that it can
+pull, or that you have loaded (kind load docker-image, k3s ctr images import):
+
+    make image   IMAGE=flowstone:dev FLIGHTS_IMAGE=flights:dev      builds both with docker
+    make install IMAGE=flowstone:dev
+    make demo    IMAGE=flowstone:dev FLIGHTS_IMAGE=flights:dev
+endef
+export NAME_IMAGES
+
+.PHONY: flights-context
+flights-context: env
+	@mkdir -p $(FLIGHTS_CONTEXT)
+	@$(BIN)/python examples/flights/fetch.py $(CACHE)/flights.csv.zip
+	@cd examples/flights && cp Dockerfile delays.py setup.py schema.sql $(CACHE)/flights.csv.zip $(CURDIR)/$(FLIGHTS_CONTEXT)/
+
+install: $(if $(OWN),image,cluster) ## FlowStone on the cluster, with an embedded Postgres; upgrades what is there
+	@test -n "$(IMAGE)" || { echo "$$NAME_IMAGES" >&2; exit 1; }
+	@kubectl create namespace $(SYSTEM) --dry-run=client -o yaml | kubectl apply -f - >/dev/null
+	@kubectl label --overwrite namespace $(SYSTEM) pod-security.kubernetes.io/enforce=restricted >/dev/null
+	@image=$(IMAGE); digest=given; \
+	if [ -n "$(OWN)" ]; then . .cluster/env; digest=$$(docker image inspect --format '{{.Id}}' $$image); fi; \
+	helm upgrade --install flowstone charts/flowstone --namespace $(SYSTEM) --wait --timeout 5m \
+	  --set image.repository=$${image%:*} --set image.tag=$${image##*:} \
+	  --set postgres.embedded.enabled=true --set postgres.embedded.image=$(POSTGRES_IMAGE) \
+	  --set-string "podAnnotations.flowstone\.dev/image=$$digest" $(HELM_ARGS) >/dev/null \
+	|| { kubectl -n $(SYSTEM) get pods; kubectl -n $(SYSTEM) logs deployment/flowstone --all-containers --tail=20; exit 1; }
+	@kubectl -n $(SYSTEM) get deployments,statefulsets
+
+uninstall: ## take FlowStone off the cluster; the resource definitions and all Backfills stay
+	helm uninstall flowstone --namespace $(SYSTEM) --ignore-not-found
+
+demo: env ## a year of real flights: cluster, image, install, set-up, backfill, result
+	@begin=$$(date +%s); \
+	.ci/step "cluster" $(MAKE) --no-print-directory cluster && \
+	.ci/step "image and install" $(MAKE) --no-print-directory install && \
+	$(BIN)/python examples/flights/demo.py && \
+	echo "make demo took $$(($$(date +%s) - begin)) s"
+
+crds: env ## crds/ and the chart's copy, from the models
+	@$(BIN)/python -m flowstone.api.crd crds
+	@$(BIN)/python -m flowstone.api.crd charts/flowstone/files/crds
 
 format: env ## put the code in shape
 	$(BIN)/ruff format .

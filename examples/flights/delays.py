@@ -6,7 +6,7 @@ committed together with the record that the day is done: both are there, or neit
 
 import os
 
-from flowstone.worker.context import Partition
+from flowstone import Partition
 
 FORGET = "DELETE FROM flights.daily_delay WHERE flown_on = %(day)s"
 
