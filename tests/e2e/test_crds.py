@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 import yaml
 from kubernetes import config
-from tests.unit.api.manifests import BAD, GOOD, POD, Case, asset, backfill, days, resource
 
 from flowstone.api.kinds import EXPORTED
+from tests.unit.api.manifests import BAD, GOOD, POD, Case, asset, backfill, days, resource
 
 ROOT = Path(__file__).parents[2]
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"

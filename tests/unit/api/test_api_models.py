@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from tests.unit.api.manifests import BAD, GOOD, Case, asset, backfill, days, resource
 
 from flowstone.api.backfill import BackfillSpec
 from flowstone.api.parse import (
@@ -20,6 +19,7 @@ from flowstone.api.parse import (
     parse_meta,
 )
 from flowstone.errors import InvalidSpec
+from tests.unit.api.manifests import BAD, GOOD, Case, asset, backfill, days, resource
 
 Parser = Callable[[Mapping[str, Any]], BackfillResource | AssetResource]
 PARSERS: dict[str, Parser] = {"Backfill": parse_backfill, "Asset": parse_asset}

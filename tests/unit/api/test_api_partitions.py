@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.api.manifests import asset, backfill
 
 from flowstone.api.parse import parse_asset, parse_backfill
 from flowstone.api.partitions import declared, described, dimensions, partition_set
 from flowstone.errors import InvalidSpec
+from tests.unit.api.manifests import asset, backfill
 
 Json = dict[str, Any]
 DAY: Json = {"name": "day", "type": "date"}
