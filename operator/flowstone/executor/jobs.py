@@ -214,12 +214,16 @@ def _pod_template(
 
 def _container(container: Mapping[str, Any], environment: list[dict[str, Any]]) -> dict[str, Any]:
     mount = {"name": KEYS_VOLUME, "mountPath": KEYS_FOLDER, "readOnly": True}
+    own = list(container.get("env") or [])
+    if container.get("terminationMessagePath"):
+        # A worker without a database tells its outcomes there.
+        own = [{"name": "FLOWSTONE_TERMINATION_LOG", "value": container["terminationMessagePath"]}, *own]
     return {
         # The last lines of the log then arrive in the pod's status, and reading logs needs no right.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         **container,
         # Ours come first: a value may refer to `$(NAME)` only when it stands earlier in the list.
-        "env": [*environment, *(container.get("env") or [])],
+        "env": [*environment, *own],
         "volumeMounts": [*(container.get("volumeMounts") or []), mount],
         "securityContext": _under(container.get("securityContext"), _CONTAINER_SECURITY),
     }

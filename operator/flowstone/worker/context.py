@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from flowstone.errors import LedgerUnavailable
-from flowstone.partition import Key, KeyElement
+from flowstone.partition.keys import Key, KeyElement
+from flowstone.worker.keys import Window
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -22,7 +22,7 @@ class Partition:
         key: The typed key: a date, a datetime, a string, or a tuple of those.
         text: The key's canonical text.
         values: The key's elements by the name of their dimension.
-        window: First instant of the partition's time and first instant after it, in UTC; None where the key has no
+        window: `start` and `end` of the time it covers, in UTC, the end left out; None where the key has no
             dimension of time, or several.
         tenant: The tenant's id, or None for work without a tenant.
         attempt: 1 for the first try, then one more for each failure that was charged.
@@ -33,7 +33,7 @@ class Partition:
     key: Key
     text: str
     values: Mapping[str, KeyElement]
-    window: tuple[datetime, datetime] | None
+    window: Window | None
     tenant: str | None
     attempt: int
     asset: str

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flowstone.errors import FlowStoneError
-from flowstone.worker.keys import Dimension
+from flowstone.partition.dimensions import Dimension
+from flowstone.worker.keys import dimension_of
 
 VERSION = "1"
 """The contract that this worker speaks."""
@@ -93,9 +94,12 @@ def _number(environment: Mapping[str, str], name: str) -> int:
 
 def _dimensions(text: str) -> tuple[Dimension, ...]:
     try:
-        return tuple(Dimension.of(one) for one in json.loads(text))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        dimensions = tuple(dimension_of(one) for one in json.loads(text))
+    except (ValueError, KeyError, TypeError) as error:
         raise ContractError(f"FLOWSTONE_DIMENSIONS: {text!r}: must be a list of dimensions ({error!r})") from error
+    if not dimensions:
+        raise ContractError(f"FLOWSTONE_DIMENSIONS: {text!r}: must name at least one dimension")
+    return dimensions
 
 
 def _partitions(path: Path) -> tuple[str, ...]:

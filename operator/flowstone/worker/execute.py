@@ -9,17 +9,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import date, datetime
 from typing import IO
 
-from flowstone.partition import KeyElement
+from flowstone.partition.keys import KeyElement
 from flowstone.worker.contract import Assignment
 from flowstone.worker.failure import FunctionError, clipped
 from flowstone.worker.keys import typed_key, values_of, window_of
-from flowstone.worker.log import Log
+from flowstone.worker.process import Surroundings
 from flowstone.worker.reports import Outcome, Reports
 from flowstone.worker.statements import RowKey, commit_sql
-from flowstone.worker.work import Clock, each
+from flowstone.worker.work import each
 
 _TAIL_BYTES = 1800
 """How much of the end of standard error is kept for the partition's error."""
@@ -33,8 +34,7 @@ def execute(
     assignment: Assignment,
     reports: Reports,
     environment: Mapping[str, str],
-    log: Log,
-    clock: Clock,
+    around: Surroundings,
 ) -> int:
     """Run the command for each partition still to do; return how many were reported.
 
@@ -43,7 +43,7 @@ def execute(
     """
     pending = reports.start()
     if pending is None:
-        log("batch.superseded")
+        around.log("batch.superseded")
         return 0
 
     def one(partition: str, attempt: int) -> Outcome:
@@ -52,16 +52,16 @@ def execute(
 
         return reports.after(partition, run)
 
-    return each(pending, one, log, clock)
+    return each(pending, one, around)
 
 
 def variables(assignment: Assignment, partition: str, attempt: int) -> dict[str, str]:
     """Return what the program finds in its environment about a partition."""
-    key = typed_key(partition, assignment.dimensions)
+    values = values_of(typed_key(partition, assignment.dimensions), assignment.dimensions)
     result = {"FLOWSTONE_PARTITION": partition, "FLOWSTONE_ATTEMPT": str(attempt)}
-    for name, value in values_of(key, assignment.dimensions).items():
+    for name, value in values.items():
         result["FLOWSTONE_PARTITION_" + re.sub(r"[^A-Z0-9]", "_", name.upper())] = _plain(value)
-    window = window_of(key, assignment.dimensions)
+    window = window_of(values, assignment.dimensions)
     if window is not None:
         result["FLOWSTONE_WINDOW_START"], result["FLOWSTONE_WINDOW_END"] = map(_plain, window)
     if assignment.database:
@@ -105,6 +105,8 @@ class _Tail:
     def __exit__(self, *_: object) -> None:
         # A grandchild may hold the stream open for ever; what came within a second is enough.
         self._thread.join(timeout=1)
+        if self._stream is not None and not self._thread.is_alive():
+            self._stream.close()
 
     def text(self) -> str:
         return self._kept.decode("utf-8", "replace").strip() or "nothing on standard error"
@@ -118,12 +120,13 @@ class _Tail:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End a program with everything that it started."""
-    os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(timeout=_ORDERLY_END)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(timeout=_ORDERLY_END)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def _ended_with(code: int) -> str:

@@ -1,16 +1,36 @@
-"""A failure in words: what is stored with a partition and shown in the Backfill's status."""
+"""A failure in words: what is stored with a partition, shown in the Backfill's status and written to the log."""
 
 from __future__ import annotations
 
+import importlib
+import traceback
+from collections.abc import Iterator
 from pathlib import PurePath
 from types import TracebackType
+
+from flowstone.worker.log import Log
 
 MAX_ERROR_BYTES = 2048
 """Longest error of one partition, in bytes of UTF-8."""
 
+_FOREIGN = ("site-packages", "dist-packages")
+"""Parts of the paths of code that is not the user's own, as a rule."""
+
+_NOWHERE = (str(PurePath(__file__).parent), "<frozen", importlib.__path__[0])
+"""Starts of the paths of code that never is the place of a failure: this package and the import machinery."""
+
 
 class FunctionError(Exception):
-    """Raised when the user's function broke a rule; its message stands for itself."""
+    """Raised when the user's function or program broke a rule or ended badly; its message stands for itself."""
+
+
+def told(log: Log, partition: str | None, error: BaseException) -> str:
+    """Write a failure to the log, with its traceback, and return it in words."""
+    words = describe(error)
+    cause = error.__cause__ if isinstance(error, FunctionError) else error
+    trace = {} if cause is None else {"traceback": "".join(traceback.format_exception(cause))}
+    log("partition.error", partition=partition, error=words, **trace)
+    return words
 
 
 def describe(error: BaseException) -> str:
@@ -32,11 +52,17 @@ def clipped(text: str, end: str = "") -> str:
     return encoded.decode("utf-8", "ignore") + end
 
 
-def _place(traceback: TracebackType | None) -> str:
-    """Return the innermost place of a traceback, which is where the exception was raised."""
-    if traceback is None:
-        return ""
-    while traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    code = traceback.tb_frame.f_code
-    return f" ({PurePath(code.co_filename).name}:{traceback.tb_lineno} in {code.co_name})"
+def _place(trace: TracebackType | None) -> str:
+    """Return the innermost place in the user's own code, or else the innermost one at all."""
+    places = list(_places(trace))
+    own = [place for path, place in places if not any(part in path for part in _FOREIGN)]
+    return f" ({(own or [place for _, place in places])[-1]})" if places else ""
+
+
+def _places(trace: TracebackType | None) -> Iterator[tuple[str, str]]:
+    """Yield path and words of each frame that may be the place of a failure."""
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if not code.co_filename.startswith(_NOWHERE):
+            yield code.co_filename, f"{PurePath(code.co_filename).name}:{trace.tb_lineno} in {code.co_name}"
+        trace = trace.tb_next

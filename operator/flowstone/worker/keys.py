@@ -3,40 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import date, datetime
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
-from flowstone.errors import InvalidPartition
-from flowstone.partition import Key, KeyElement, deserialize
-
-_TYPES: Mapping[str, type[KeyElement]] = {"date": date, "datetime": datetime, "string": str, "tenant": str}
-_UNITS = {"date": "day", "datetime": "hour"}
+from flowstone.partition.dimensions import Dimension, key_type
+from flowstone.partition.keys import Key, KeyElement, deserialize
 
 
-@dataclass(frozen=True, slots=True)
-class Dimension:
-    """One named element of the asset's key.
+class Window(NamedTuple):
+    """The time that a partition covers, as two UTC instants: `start, end = p.window`."""
 
-    Attributes:
-        type: date, datetime, string or tenant.
-        unit: How long a partition of a time dimension is; "" for the others.
-        timezone: IANA name of the zone whose days are meant.
+    start: datetime
+    end: datetime
+
+
+def dimension_of(given: Mapping[str, Any]) -> Dimension:
+    """Return the dimension of its JSON form, in which unit and timezone may be null.
+
+    Raises:
+        InvalidSet: it is no dimension.
     """
-
-    name: str
-    type: str
-    unit: str
-    timezone: str
-
-    @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Dimension:
-        """Return the dimension of its JSON form, in which unit and timezone may be left out."""
-        kind = given["type"]
-        if kind not in _TYPES:
-            raise ValueError(f"type {kind!r} is none of {', '.join(_TYPES)}")
-        unit = given.get("unit") or _UNITS.get(kind, "")
-        return cls(name=given["name"], type=kind, unit=unit, timezone=given.get("timezone") or "UTC")
+    kind: Any = "string" if given["type"] == "tenant" else given["type"]  # a tenant's id is a text
+    return Dimension(given["name"], kind, given.get("unit"), given.get("timezone") or "UTC")
 
 
 def typed_key(text: str, dimensions: Sequence[Dimension]) -> Key:
@@ -45,10 +33,7 @@ def typed_key(text: str, dimensions: Sequence[Dimension]) -> Key:
     Raises:
         InvalidPartition: the text is no key of these dimensions.
     """
-    types = tuple(_TYPES[one.type] for one in dimensions)
-    if not types:
-        raise InvalidPartition(f"{text!r}: the asset has no dimensions, so it has no keys")
-    return deserialize(text, types[0] if len(types) == 1 else types)
+    return deserialize(text, key_type(tuple(dimensions)))
 
 
 def values_of(key: Key, dimensions: Sequence[Dimension]) -> dict[str, KeyElement]:
@@ -57,19 +42,8 @@ def values_of(key: Key, dimensions: Sequence[Dimension]) -> dict[str, KeyElement
     return {one.name: element for one, element in zip(dimensions, elements, strict=True)}
 
 
-def window_of(key: Key, dimensions: Sequence[Dimension]) -> tuple[datetime, datetime] | None:
-    """Return the two UTC instants between which a key's time lies; None without exactly one dimension of time."""
-    elements = key if isinstance(key, tuple) else (key,)
-    timed = [(one, value) for one, value in zip(dimensions, elements, strict=True) if not isinstance(value, str)]
-    return _window(*timed[0]) if len(timed) == 1 else None
-
-
-def _window(dimension: Dimension, value: date) -> tuple[datetime, datetime]:
-    # Zones are read from files; a worker whose keys have no time never pays for them.
-    from flowstone.partition.grids import aligned, grid_of
-    from flowstone.partition.steps import parse_unit
-    from flowstone.partition.zones import datetime_of, zone
-
-    grid = grid_of(parse_unit(dimension.unit), zone(dimension.timezone), type(value), value, value)
-    position = aligned(grid, value, InvalidPartition)
-    return datetime_of(grid.start(position)), datetime_of(grid.start(position + 1))
+def window_of(values: Mapping[str, KeyElement], dimensions: Sequence[Dimension]) -> Window | None:
+    """Return the time that a key's values cover; None without exactly one dimension of time."""
+    timed = [one for one in dimensions if one.type != "string"]
+    window = timed[0].window(values[timed[0].name]) if len(timed) == 1 else None
+    return Window(window.start, window.end) if window else None

@@ -19,7 +19,7 @@ from psycopg.rows import tuple_row
 
 from flowstone.worker import statements
 from flowstone.worker.contract import Assignment
-from flowstone.worker.failure import FunctionError, describe
+from flowstone.worker.failure import FunctionError, told
 from flowstone.worker.log import Log
 from flowstone.worker.reports import Outcome
 from flowstone.worker.session import Session, put_back
@@ -96,7 +96,7 @@ class LedgerReports:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            return self._fail(partition, describe(error))
+            return self._fail(partition, told(self._log, partition, error))
         return self._settle(partition, statements.SUCCEED_AFTERWARDS, "succeeded")
 
     def fail_all(self, error: str) -> None:
@@ -127,7 +127,7 @@ class LedgerReports:
             if link.broken:
                 raise _LostError from error
             put_back(link)
-            return self._fail(partition, describe(error))
+            return self._fail(partition, told(self._log, partition, error))
         return "succeeded"
 
     def _begin(self, link: Connection[Any], partition: str) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol, TextIO
 
@@ -28,9 +27,3 @@ def line_log(stream: TextIO, **bound: object) -> Log:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def timed(clock: Callable[[], float]) -> Callable[[], float]:
-    """Return a function that tells the seconds since now, to the millisecond."""
-    begin = clock()
-    return lambda: round(clock() - begin, 3)

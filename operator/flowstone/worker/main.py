@@ -7,36 +7,34 @@ image does not speak; 75 (try again later) when the ledger could not be reached 
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from flowstone.errors import FlowStoneError, LedgerUnavailable
-from flowstone.worker.log import Log, line_log
-from flowstone.worker.reports import MessageReports, Reports, Stopped
+from flowstone.worker.log import line_log
+from flowstone.worker.process import StopSignal, Surroundings
 
 if TYPE_CHECKING:
     from flowstone.worker.contract import Assignment
+    from flowstone.worker.reports import Reports
 
 EXIT_USAGE = 2
 EXIT_LEDGER_LOST = 75
 EXIT_STOPPED = 143
 
-_TERMINATION_LOG = Path("/dev/termination-log")
+_TERMINATION_LOG = "/dev/termination-log"
 _USAGE = "usage: flowstone work package.module:function\n       flowstone exec -- command [argument ...]"
 
 
 def main(verb: str, arguments: Sequence[str]) -> int:
     """Work off the batch of this container; return the process's exit code."""
-    # Process 1 of a container ignores SIGTERM until it has a handler, so this comes before the slow imports.
-    signal.signal(signal.SIGTERM, _stop)
+    stop = StopSignal()
+    stop.install()  # before the slow imports: process 1 of a container ignores SIGTERM until it has a handler
     log = line_log(sys.stdout, fence=os.environ.get("FLOWSTONE_FENCE", ""))
     try:
-        return _run(verb, arguments, log)
+        return _run(verb, arguments, Surroundings(log, stopping=lambda: stop.came))
     except LedgerUnavailable as error:
         log("batch.abandoned", error=str(error))
         return EXIT_LEDGER_LOST
@@ -45,10 +43,11 @@ def main(verb: str, arguments: Sequence[str]) -> int:
         return EXIT_USAGE
     except KeyboardInterrupt:
         log("batch.stopped")
-        _leave(EXIT_STOPPED)
+        sys.stdout.flush()
+        os._exit(EXIT_STOPPED)  # at once, whatever threads the user's code left behind
 
 
-def _run(verb: str, arguments: Sequence[str], log: Log) -> int:
+def _run(verb: str, arguments: Sequence[str], around: Surroundings) -> int:
     command = list(arguments[1:]) if arguments[:1] == ["--"] else list(arguments)
     if not command or (verb == "work" and len(command) != 1) or command[0] in ("-h", "--help"):
         print(_USAGE, file=sys.stderr)
@@ -56,43 +55,34 @@ def _run(verb: str, arguments: Sequence[str], log: Log) -> int:
     from flowstone.worker.contract import read_assignment
 
     assignment = read_assignment(os.environ)
-    reports = _reports(assignment, log)
+    reports = _reports(assignment, around)
     try:
-        _dispatch(verb, command, assignment, reports, log)
+        _dispatch(verb, command, assignment, reports, around)
     finally:
         reports.close()
     return 0
 
 
-def _dispatch(verb: str, command: list[str], assignment: Assignment, reports: Reports, log: Log) -> None:
+def _dispatch(verb: str, command: list[str], assignment: Assignment, reports: Reports, around: Surroundings) -> None:
     if verb == "exec":
         from flowstone.worker.execute import execute
 
-        execute(command, assignment, reports, os.environ, log, time.monotonic)
+        execute(command, assignment, reports, os.environ, around)
         return
     from flowstone.worker.work import work
 
     sys.path.insert(0, os.getcwd())  # as `python -m` does; the console script's own folder stands there else
-    work(command[0], assignment, reports, log, time.monotonic)
+    work(command[0], assignment, reports, around)
 
 
-def _reports(assignment: Assignment, log: Log) -> Reports:
+def _reports(assignment: Assignment, around: Surroundings) -> Reports:
     if not assignment.database:
-        return MessageReports(assignment.partitions, _TERMINATION_LOG)
+        from flowstone.worker.reports import MessageReports
+
+        path = Path(os.environ.get("FLOWSTONE_TERMINATION_LOG", _TERMINATION_LOG))
+        return MessageReports(assignment.partitions, path, around.log)
     # Without a database the driver, which is most of the start-up time, is never imported.
     from flowstone.worker.ledger import LedgerReports
-    from flowstone.worker.session import Session, Timing
+    from flowstone.worker.session import Session
 
-    return LedgerReports(Session(Timing(), log), assignment, log)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the tidying up
-    raise Stopped
-
-
-def _leave(code: int) -> NoReturn:
-    """End at once, whatever threads the user's code left behind."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    return LedgerReports(Session(around), assignment, around.log)

@@ -10,18 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from flowstone.worker.failure import describe
+from flowstone.worker.failure import told
+from flowstone.worker.log import Log
 from flowstone.worker.termination import write_positions
 
 Outcome = Literal["succeeded", "failed", "superseded"]
 """`superseded`: the partition is not this batch's any more; whatever was done for it is undone."""
-
-
-class Stopped(KeyboardInterrupt):
-    """Raised in the main thread when the pod is asked to go.
-
-    psycopg cancels a statement that is under way for this kind of exception, and no `except Exception` swallows it.
-    """
 
 
 class ReportsFullError(Exception):
@@ -58,9 +52,10 @@ class Reports(Protocol):
 class MessageReports:
     """Outcomes as intervals of positions in the container's termination message."""
 
-    def __init__(self, partitions: Sequence[str], path: Path) -> None:
+    def __init__(self, partitions: Sequence[str], path: Path, log: Log) -> None:
         self._positions = {partition: position for position, partition in enumerate(partitions)}
         self._path = path
+        self._log = log
         self._outcomes: dict[int, str] = {}
 
     def start(self) -> Mapping[str, int] | None:
@@ -84,7 +79,7 @@ class MessageReports:
         except KeyboardInterrupt:
             raise
         except BaseException as raised:
-            error = describe(raised)
+            error = told(self._log, partition, raised)
         self._outcomes[self._positions[partition]] = error
         self._write()
         return "failed" if error else "succeeded"

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg import Connection
 
 from flowstone.errors import LedgerUnavailable
-from flowstone.worker.log import Log
+from flowstone.worker.process import Surroundings
 
 Result = TypeVar("Result")
 
@@ -33,22 +30,12 @@ _PARAMETERS: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Clock, pause and chance, passed in."""
-
-    clock: Callable[[], float] = time.monotonic
-    pause: Callable[[float], None] = time.sleep
-    chance: Callable[[], float] = random.random
-
-
 class Patience:
     """Waits with growing pauses after each failure, and gives up after a time."""
 
-    def __init__(self, timing: Timing, log: Log, seconds: float) -> None:
-        self._timing = timing
-        self._log = log
-        self._until = timing.clock() + seconds
+    def __init__(self, around: Surroundings, seconds: float) -> None:
+        self._around = around
+        self._until = around.clock() + seconds
         self._pause = _FIRST_PAUSE
 
     def wait(self, error: Exception) -> None:
@@ -57,10 +44,10 @@ class Patience:
         Raises:
             LedgerUnavailable: the time is up.
         """
-        if self._timing.clock() > self._until:
+        if self._around.clock() > self._until:
             raise LedgerUnavailable(f"The ledger does not answer: {error}") from error
-        self._log("ledger.waiting", error=str(error).strip())
-        self._timing.pause(self._pause * (0.5 + self._timing.chance()))
+        self._around.log("ledger.waiting", error=str(error).strip())
+        self._around.pause(self._pause * (0.5 + self._around.chance()))
         self._pause = min(self._pause * 2, _LONGEST_PAUSE)
 
 
@@ -70,9 +57,8 @@ class Session:
     libpq reads host, database, login and password from the `PG*` variables.
     """
 
-    def __init__(self, timing: Timing, log: Log, patience: float = PATIENCE) -> None:
-        self._timing = timing
-        self._log = log
+    def __init__(self, around: Surroundings, patience: float = PATIENCE) -> None:
+        self._around = around
         self._patience = patience
         self._connection: Connection[Any] | None = None
 
@@ -99,7 +85,7 @@ class Session:
         Raises:
             LedgerUnavailable: the ledger did not answer for as long as the session's patience lasts.
         """
-        patience = Patience(self._timing, self._log, self._patience)
+        patience = Patience(self._around, self._patience)
         while True:
             try:
                 return self._once(action)
@@ -117,7 +103,7 @@ class Session:
         return result
 
     def _connected(self) -> Connection[Any]:
-        patience = Patience(self._timing, self._log, self._patience)
+        patience = Patience(self._around, self._patience)
         while True:
             try:
                 return Connection.connect(**_PARAMETERS)

@@ -7,16 +7,14 @@ from typing import Any
 
 from flowstone.worker.context import Partition
 from flowstone.worker.contract import Assignment
-from flowstone.worker.failure import FunctionError, clipped
+from flowstone.worker.failure import FunctionError, told
 from flowstone.worker.keys import typed_key, values_of, window_of
 from flowstone.worker.load import call, load
-from flowstone.worker.log import Log, timed
+from flowstone.worker.process import Stopped, Surroundings
 from flowstone.worker.reports import Outcome, Reports, ReportsFullError
 
-Clock = Callable[[], float]
 
-
-def work(target: str, assignment: Assignment, reports: Reports, log: Log, clock: Clock) -> int:
+def work(target: str, assignment: Assignment, reports: Reports, around: Surroundings) -> int:
     """Call the function for each partition still to do; return how many were reported.
 
     Raises:
@@ -24,49 +22,56 @@ def work(target: str, assignment: Assignment, reports: Reports, log: Log, clock:
     """
     pending = reports.start()
     if pending is None:
-        log("batch.superseded")
+        around.log("batch.superseded")
         return 0
     try:
         function = load(target)
     except FunctionError as error:
-        reports.fail_all(clipped(str(error)))
-        log("batch.failed", error=str(error), partitions=len(pending))
+        reports.fail_all(told(around.log, None, error))
+        around.log("batch.failed", partitions=len(pending))
         return len(pending)
 
     def one(partition: str, attempt: int) -> Outcome:
         return reports.inside(partition, lambda link: call(function, context(assignment, partition, attempt, link)))
 
-    return each(pending, one, log, clock)
+    return each(pending, one, around)
 
 
-def each(pending: Mapping[str, int], one: Callable[[str, int], Outcome], log: Log, clock: Clock) -> int:
-    """Do one after the other, with its attempt counted from 1, until all are reported or the batch was handed on."""
-    log("batch.started", partitions=len(pending))
+def each(pending: Mapping[str, int], one: Callable[[str, int], Outcome], around: Surroundings) -> int:
+    """Do one after the other, with its attempt counted from 1, until all are reported or the batch was handed on.
+
+    Raises:
+        Stopped: the process was asked to stop, and the user's code went on.
+    """
+    around.log("batch.started", partitions=len(pending))
     counts: dict[Outcome, int] = {"succeeded": 0, "failed": 0, "superseded": 0}
-    whole = timed(clock)
+    whole = around.stopwatch()
     for partition, charged in pending.items():
-        seconds = timed(clock)
+        if around.stopping():
+            raise Stopped
+        seconds = around.stopwatch()
         try:
             outcome = one(partition, charged + 1)
         except ReportsFullError:
-            log("reports.full", partition=partition)
+            around.log("reports.full", partition=partition)
             break
         counts[outcome] += 1
-        log(f"partition.{outcome}", partition=partition, attempt=charged + 1, seconds=seconds())
+        around.log(f"partition.{outcome}", partition=partition, attempt=charged + 1, seconds=seconds())
         if outcome == "superseded":
             break
-    log("batch.ended", **counts, seconds=whole())
+    around.log("batch.ended", **counts, seconds=whole())
     return counts["succeeded"] + counts["failed"]
 
 
 def context(assignment: Assignment, partition: str, attempt: int, link: Any) -> Partition:
     """Return what the user's function is given for a partition."""
     key = typed_key(partition, assignment.dimensions)
+    values = values_of(key, assignment.dimensions)
     return Partition(
         key=key,
         text=partition,
-        values=values_of(key, assignment.dimensions),
-        window=window_of(key, assignment.dimensions),
+        values=values,
+        window=window_of(values, assignment.dimensions),
         tenant=assignment.tenant,
         attempt=attempt,
         asset=assignment.asset_id,

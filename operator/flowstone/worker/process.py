@@ -1,0 +1,58 @@
+"""What a worker needs of the process around it, passed in: log, clock, pause, chance, and whether to stop."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+
+from flowstone.worker.log import Log
+
+
+class Stopped(KeyboardInterrupt):
+    """Raised in the main thread when the pod is asked to go.
+
+    psycopg cancels a statement that is under way for this kind of exception, and no `except Exception` swallows it.
+    """
+
+
+class StopSignal:
+    """Turns the first SIGTERM into `Stopped`, and remembers it in case the user's code swallows that."""
+
+    def __init__(self) -> None:
+        self.came = False
+
+    def install(self) -> None:
+        """Take over SIGTERM; process 1 of a container would ignore it."""
+        signal.signal(signal.SIGTERM, self._stop)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the tidying up
+        self.came = True
+        raise Stopped
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """The process around a worker.
+
+    Attributes:
+        clock: Seconds that only grow.
+        pause: Waits so many seconds.
+        chance: A number from 0 to 1, for pauses that differ from worker to worker.
+        stopping: Whether the process was asked to stop.
+    """
+
+    log: Log
+    clock: Callable[[], float] = time.monotonic
+    pause: Callable[[float], None] = time.sleep
+    chance: Callable[[], float] = random.random
+    stopping: Callable[[], bool] = lambda: False
+
+    def stopwatch(self) -> Callable[[], float]:
+        """Return a function that tells the seconds since now, to the millisecond."""
+        begin = self.clock()
+        return lambda: round(self.clock() - begin, 3)
