@@ -42,7 +42,7 @@ from flowstone.backfill.records import (
     Select,
     State,
 )
-from flowstone.db import claiming, planning, reading, registry, schema, settling
+from flowstone.db import claiming, holders, planning, reading, registry, schema, settling
 from flowstone.db.connection import LONG_SECONDS, POOL_SIZE, Database, Pool, open_pool
 
 NOBODY: Mapping[str, str] = MappingProxyType({})
@@ -201,6 +201,15 @@ class Ledger:
         """
         with self.database.transaction() as tx:
             settling.settle(tx, fence, changes, close)
+
+    def end_holders(self, fence: int) -> int:
+        """End the workers' sessions that hold locks on a batch's rows; returns how many.
+
+        For a batch whose Job is over, when `settle` says `LedgerBusy`: a worker on a lost node keeps its
+        transaction, and with it its row, until the server notices.
+        """
+        with self.database.transaction() as tx:
+            return holders.end_holders(tx, fence)
 
     def cancel(self, uid: str) -> int:
         """Cancel the queued rows; returns how many there were."""
