@@ -246,7 +246,7 @@ def test_cancel_is_one_way(kubectl: Kubectl, created: Callable[[Json], Json], va
     answer = kubectl.asked(edited(manifest, cancel=value))
     assert answer.returncode != 0
     assert "spec.cancel" in answer.stderr
-    assert "create another one" in answer.stderr
+    assert "create another Backfill" in answer.stderr
 
 
 DAY: Json = {"name": "day", "type": "date", "timezone": "Europe/Berlin"}

@@ -114,7 +114,7 @@ Dimensions = Annotated[
             **validations(
                 Rule(
                     "self.map(d, d.name) == oldSelf.map(d, d.name)",
-                    f"partitionedBy: dimensions cannot be added, removed or put in another order: {_NEW_ASSET}",
+                    f"dimensions cannot be added, removed or put in another order: {_NEW_ASSET}",
                 )
             ),
         },

@@ -29,7 +29,7 @@ _ONE_SOURCE = "values and from are both set: keep one of them"
 _NO_START = "through, before and step need from: write the first day or instant there"
 _ONE_SET = "partitions and keys are both set: keep one of them"
 _KEYS_EXCLUDE = "keys and excludeCombinations are both set: leave those keys out of keys instead"
-_NO_WAY_BACK = "a cancelled Backfill stays cancelled: create another one, it runs only what is Missing"
+_NO_WAY_BACK = "create another Backfill, which runs only what is Missing"
 
 Values = Annotated[tuple[KeyText, ...], Field(min_length=1, max_length=MAX_VALUES)]
 
