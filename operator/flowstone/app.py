@@ -117,7 +117,7 @@ class Operator:
             kube=self._kube,
             ledger=self._ledger,
             login=NamespaceLogin(
-                self._kube, Logins(self._ledger.pool), self._endpoint(), lambda: secrets.token_urlsafe(24)
+                self._kube, Logins(self._ledger.database), self._endpoint(), lambda: secrets.token_urlsafe(24)
             ),
             assets=assets,
             reporter=Reporter(self._kube, self._log, now=_now, clock=time.monotonic, instance=self._settings.pod_name),

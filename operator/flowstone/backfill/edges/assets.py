@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from flowstone.api.parse import AssetResource, parse_asset
-from flowstone.api.partitions import dimensions
+from flowstone.api.partitions import declared, described
 from flowstone.backfill.records import ClaimedBatch
 from flowstone.errors import InvalidSpec, KubernetesRefused
 from flowstone.executor.jobs import Work, job_manifest
@@ -41,7 +41,7 @@ class Assets:
         Raises:
             InvalidSpec: Names the field of the template, its value and the remedy.
         """
-        dimensions(asset.spec)
+        declared(asset.spec)
         check_template(asset.spec.template, service_accounts=self._settings.service_accounts, tenant_secrets=())
         known = (asset.namespace, template_digest(asset.spec.template))
         if known in self._accepted:
@@ -77,9 +77,6 @@ def work_of(asset: AssetResource, *, backfill: str, uid: str, identity: str) -> 
         namespace=asset.namespace,
         asset_id=asset.id,
         asset=identity,
-        dimensions=[
-            {"name": one.name, "type": one.type, "unit": one.unit, "timezone": one.timezone}
-            for one in dimensions(asset.spec)
-        ],
+        dimensions=described(asset.spec),
         template=asset.spec.template,
     )

@@ -12,7 +12,8 @@ import asyncio
 from collections.abc import Callable
 
 from flowstone.backfill.secret import SECRET_NAME, Endpoint, decoded, is_current, secret_manifest
-from flowstone.db.logins import Logins, scram_verifier
+from flowstone.db.logins import Logins
+from flowstone.db.passwords import scram_verifier
 from flowstone.kube.client import Json, Kube
 from flowstone.kube.paths import core
 
