@@ -10,7 +10,8 @@ import sqlalchemy
 from alembic import context
 
 from flowstone.db.migrate import engine_for, lock_for_migration
-from flowstone.db.models import SCHEMA, Base
+from flowstone.db.models import SCHEMA
+from flowstone.db.tenant_models import Base  # its import adds the tenants' tables
 
 
 def run(connection: sqlalchemy.Connection) -> None:

@@ -8,6 +8,7 @@ server is asked before each statement, which costs one round trip.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -254,15 +255,24 @@ def discard(connection: psycopg.Connection[Any]) -> None:
     RESET ALL would leave SET ROLE standing, and temporary tables, prepared statements and held cursors too.
     """
     connection.set_autocommit(True)
-    psycopg.Cursor(connection).execute("DISCARD ALL")
+    psycopg.Cursor(connection).execute(discard_statement())
     connection.set_autocommit(False)
 
 
 async def discard_async(connection: psycopg.AsyncConnection[Any]) -> None:
     """Clear a session before it serves another tenant; give it to an asynchronous pool as `reset`."""
     await connection.set_autocommit(True)
-    await psycopg.AsyncCursor(connection).execute("DISCARD ALL")
+    await psycopg.AsyncCursor(connection).execute(discard_statement())
     await connection.set_autocommit(False)
+
+
+def discard_statement() -> bytes:
+    """Return DISCARD ALL, each time as another text.
+
+    psycopg forgets its prepared statements when it sees one, but only at a text it sees for the first time
+    (`PrepareManager.maybe_add_to_cache`); the second time it would go on using statements that are gone.
+    """
+    return f"DISCARD ALL -- {secrets.token_hex(4)}".encode()
 
 
 def translated(error: psycopg.Error) -> FlowStoneError:

@@ -6,13 +6,13 @@ statement. When the connection goes back to its pool the session is cleared.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 from sqlalchemy import event
 from sqlalchemy.engine import Connection
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
 from flowstone.db import tenant_session
@@ -33,10 +33,12 @@ def bind(connection: Any, keys: ContextKeys | None) -> Awaitable[None] | None:
     if isinstance(connection, Session):
         _bind_session(connection, keys)
         return None
-    if isinstance(connection, AsyncConnection):
-        return connection.run_sync(_bind, keys)
-    if isinstance(connection, AsyncSession):
-        return connection.run_sync(_bind_session, keys)
+    # SQLAlchemy's asyncio needs an extra; whoever hands over a connection of it has loaded it.
+    if asynchronous := sys.modules.get("sqlalchemy.ext.asyncio"):
+        if isinstance(connection, asynchronous.AsyncConnection):
+            return cast(Awaitable[None], connection.run_sync(_bind, keys))
+        if isinstance(connection, asynchronous.AsyncSession):
+            return cast(Awaitable[None], connection.run_sync(_bind_session, keys))
     raise TenantRefused(f"{type(connection).__name__} is no connection of psycopg or SQLAlchemy")
 
 
@@ -58,11 +60,12 @@ def _bind(connection: Connection, keys: ContextKeys | None) -> None:
             f"driver {connection.dialect.driver!r} would send the context as text of a statement, where other sessions "
             "can read it: use postgresql+psycopg"
         )
-    binding: Binding | None = connection.info.get(_INFO)
+    binding: Binding | None = connection.get_execution_options().get(_INFO)
+    fresh = binding is None
     if binding is None or keys is not None:
-        binding = connection.info[_INFO] = tenant_session.make_binding(keys, watched=True)
-    if connection.get_execution_options().get(_INFO) is None:
-        connection.execution_options(**{_INFO: True})
+        binding = tenant_session.make_binding(keys, watched=True)
+        connection.execution_options(**{_INFO: binding})
+    if fresh:
         _listen(connection)
     _prepare(connection, binding)
 
@@ -74,21 +77,28 @@ def _listen(connection: Connection) -> None:
     def before(connection: Connection, *_: Any) -> None:
         _prepare(connection, _binding(connection))
 
+    def after(connection: Connection, cursor: Any, *_: Any) -> None:
+        # No rows and no count: it may have been ROLLBACK TO, however it was written.
+        if cursor.description is None and cursor.rowcount == -1:
+            _binding(connection).forget()
+
     for name in ("begin", "commit", "rollback", "savepoint", "rollback_savepoint", "release_savepoint"):
         event.listen(connection, name, ended)
     event.listen(connection, "before_cursor_execute", before)
+    event.listen(connection, "after_cursor_execute", after)
     pool = connection.engine.pool
     if not event.contains(pool, "reset", _reset):
         event.listen(pool, "reset", _reset)
 
 
 def _binding(connection: Connection) -> Binding:
-    binding: Binding = connection.info[_INFO]
+    binding: Binding = connection.get_execution_options()[_INFO]
     return binding
 
 
 def _prepare(connection: Connection, binding: Binding) -> None:
     """Give the transaction its context; a connection on which that failed is thrown away."""
+    connection.info[_INFO] = True  # what _reset looks for
     try:
         if not binding.login_known:
             _recognise(connection, binding)
@@ -131,6 +141,6 @@ def _reset(dbapi_connection: Any, record: Any, state: Any) -> None:
     dbapi_connection.rollback()
     before, dbapi_connection.autocommit = dbapi_connection.autocommit, True
     cursor = dbapi_connection.cursor()
-    cursor.execute("DISCARD ALL")
+    cursor.execute(tenant_session.discard_statement())
     cursor.close()
     dbapi_connection.autocommit = before
