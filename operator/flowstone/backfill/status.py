@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+from flowstone.api.fit import fitted
 from flowstone.backfill.records import Counts, Failure, Interval
 from flowstone.backfill.standing import Stand, Standing
 
@@ -109,7 +110,7 @@ def compose(report: Report, previous: Mapping[str, Any], now: datetime) -> Json:
     status |= _kept(previous, _DETAILED) if details is None else _detailed(details)
     if counts and details and details.rate and not report.standing.finished:
         status |= _eta(counts.open / details.rate, now)
-    return status
+    return fitted(status)
 
 
 def _kept(previous: Mapping[str, Any], keys: Sequence[str]) -> Json:
