@@ -184,6 +184,7 @@ class Operator:
                     clusterwide=not self._settings.watch_namespaces,
                     namespaces=self._settings.watch_namespaces,
                     ready_flag=ready,
+                    identity=watch.identity(self._settings.pod_name),
                 )
                 problem = "the watches ended"
             except Exception as error:

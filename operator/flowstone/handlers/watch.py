@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import kopf
+from kopf._core.engines import peering
 
 from flowstone.executor.jobs import LABEL_BACKFILL, LABEL_MANAGED_BY
 from flowstone.kube.paths import GROUP, VERSION
@@ -48,6 +49,11 @@ def registry(enqueue: Enqueue) -> kopf.OperatorRegistry:
     kopf.on.event(GROUP, VERSION, "assets", registry=handlers)(on_asset)
     kopf.on.event("batch", "v1", "jobs", registry=handlers)(on_job)
     return handlers
+
+
+def identity(name: str) -> peering.Identity:
+    """Kopf's name for this replica; left to itself it asks for a user name, which a container has none of."""
+    return peering.Identity(name)
 
 
 def settings() -> kopf.OperatorSettings:
