@@ -1,4 +1,4 @@
-"""Command line: `python -m tests.cluster up|down|status|load IMAGE...|images|leftovers`."""
+"""Command line: `python -m tests.cluster up|down|status|load IMAGE...|images|wheels|image|leftovers`."""
 
 import argparse
 import sys
@@ -6,6 +6,7 @@ import sys
 from tests.cluster.cleanup import leftovers
 from tests.cluster.cluster import down, status, up
 from tests.cluster.errors import ClusterError
+from tests.cluster.flowstone_image import ensure_flowstone_image, prepare_context
 from tests.cluster.images import ensure_base_images, load
 from tests.cluster.layout import Layout, project_layout
 from tests.cluster.progress import Progress
@@ -33,6 +34,10 @@ def _run(arguments: argparse.Namespace, layout: Layout, progress: Progress) -> i
             load(layout, arguments.images, progress)
         case "images":
             ensure_base_images(layout, progress)
+        case "wheels":
+            prepare_context(layout, progress)
+        case "image":
+            progress(f"ready: {ensure_flowstone_image(layout, progress)}")
         case "leftovers":
             lines = leftovers(layout).lines()
             sys.stdout.writelines(line + "\n" for line in lines)
@@ -50,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     loading = commands.add_parser("load", help="bring images from dockerd to the node")
     loading.add_argument("images", nargs="+", metavar="IMAGE", help="such as localhost/flowstone:dev")
     commands.add_parser("images", help="make the base, pause and PostgreSQL images and load them")
+    commands.add_parser("wheels", help="unpack what the Dockerfile copies into build/image")
+    commands.add_parser("image", help="build FlowStone's image and load it into the node")
     commands.add_parser("leftovers", help="show what a cluster has on this machine; exit code 0 when nothing")
     return parser
 

@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
 from tests.cluster.layout import BRIDGE_ADDRESS, FIRST_SERVICE_ADDRESS, NODE
 from tests.cluster.shell import write
 

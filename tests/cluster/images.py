@@ -1,18 +1,22 @@
 """The two image stores: dockerd's, where images are built, and the node's, where pods find them."""
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tests.cluster.errors import ClusterError, CommandError
 from tests.cluster.layout import Layout
 from tests.cluster.packages import find
+from tests.cluster.processes import wait_until
 from tests.cluster.progress import Progress
 from tests.cluster.rootfs import RECIPES, Recipe, root_archive
-from tests.cluster.shell import run, run_pipe
+from tests.cluster.shell import run, run_pipe, scratch
+from tests.cluster.transfer import UnknownStoreError, write_archive
 
 DOCKER_API = "1.41"
 """What Debian 12's dockerd speaks; a newer client must be told."""
+
+LOAD_SECONDS = 20.0
+"""Until the kubelet's runtime knows an image that containerd has; normally milliseconds."""
 
 KUBERNETES_NAMESPACE = "k8s.io"
 """containerd keeps the kubelet's images apart from dockerd's containers under this name."""
@@ -72,15 +76,13 @@ def load(layout: Layout, references: Iterable[str], progress: Progress) -> None:
     if not missing:
         return
     progress(f"loading into the node: {', '.join(missing)}")
-    run_pipe(
-        ["docker", "save", *missing],
-        [*_ctr(layout), "images", "import", "-"],
-        env={**os.environ, **docker_environment(layout)},
+    _transfer(layout, {name: wanted[name] for name in missing})
+    wait_until(
+        lambda: all(node_has(node_images(layout), name, wanted[name]) for name in missing),
+        LOAD_SECONDS,
+        f"the node did not take {', '.join(missing)}",
+        layout.logs / "containerd.log",
     )
-    present = node_images(layout)
-    for name in missing:
-        if name not in present:
-            raise ClusterError(f"the node did not take {name}; see {layout.logs}/containerd.log")
 
 
 def ensure_base_images(layout: Layout, progress: Progress) -> None:
@@ -88,6 +90,19 @@ def ensure_base_images(layout: Layout, progress: Progress) -> None:
     for recipe in RECIPES:
         _ensure_in_docker(layout, recipe, root_archive(recipe, layout, progress), progress)
     load(layout, [recipe.reference for recipe in RECIPES], progress)
+
+
+def _transfer(layout: Layout, images: Mapping[str, str]) -> None:
+    receive = [*_ctr(layout), "images", "import"]
+    present = frozenset(run([*_ctr(layout), "content", "list", "--quiet"]).split())
+    with scratch(layout.cache / "images") as folder:
+        archive = folder / "images.tar"
+        try:
+            write_archive(layout.docker_store, images, present, archive)
+        except UnknownStoreError:
+            run_pipe(["docker", "save", *images], [*receive, "-"], env=docker_environment(layout))
+        else:
+            run([*receive, archive])
 
 
 def discard_containers(layout: Layout) -> None:

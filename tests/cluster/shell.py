@@ -29,13 +29,20 @@ def tail_of(log: Path, lines: int = TAIL_LINES) -> str:
         return "    (it wrote no log)"
 
 
-def run(arguments: Sequence[str | Path], *, env: Mapping[str, str] | None = None, text: str | None = None) -> str:
+def run(
+    arguments: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    text: str | None = None,
+    directory: Path | None = None,
+) -> str:
     """Run a program and return what it printed.
 
     Args:
         arguments: the command line.
         env: added to this process's environment.
         text: given to the program as its input.
+        directory: where it runs; unset = where this process does.
 
     Raises:
         CommandError: it exited with an error, or is not installed.
@@ -43,7 +50,13 @@ def run(arguments: Sequence[str | Path], *, env: Mapping[str, str] | None = None
     command = [str(argument) for argument in arguments]
     try:
         done = subprocess.run(
-            command, input=text or "", capture_output=True, text=True, check=False, env={**os.environ, **(env or {})}
+            command,
+            input=text or "",
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, **(env or {})},
+            cwd=directory,
         )
     except FileNotFoundError as missing:
         raise CommandError(f"{command[0]} is not installed or not on PATH") from missing
@@ -140,7 +153,8 @@ def run_pipe(first: Sequence[str | Path], second: Sequence[str | Path], *, env: 
     Raises:
         CommandError: either exited with an error.
     """
-    left = subprocess.Popen([str(a) for a in first], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(env))
+    whole = {**os.environ, **env}
+    left = subprocess.Popen([str(a) for a in first], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=whole)
     right = subprocess.run([str(a) for a in second], stdin=left.stdout, capture_output=True, text=True, check=False)
     if left.stdout is not None:
         left.stdout.close()  # else a `first` whose reader is gone would wait for ever

@@ -1,0 +1,140 @@
+"""FlowStone's own image: dependencies and code unpacked on the host, then built, tagged by content, and loaded.
+
+The packages are fetched here and not inside the build, where no package index can be reached. They are for the
+image's Python, not for this one; hashes are checked against the lock file.
+"""
+
+import os
+import platform
+import shutil
+import sys
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from tests.cluster.build import content_key
+from tests.cluster.errors import ClusterError
+from tests.cluster.images import docker, docker_id, load
+from tests.cluster.layout import Layout
+from tests.cluster.progress import Progress
+from tests.cluster.rootfs import BASE
+from tests.cluster.shell import run, run_long, scratch, write
+
+PYTHON = "3.13"
+"""The Python of the base image."""
+
+GLIBC = ("2_28", "2_17")
+"""Wheels may ask for a C library as new as these; `2_17` is also known as manylinux2014."""
+
+IMAGE = "localhost/flowstone"
+REFERENCE = f"{IMAGE}:dev"
+
+
+def ensure_flowstone_image(layout: Layout, progress: Progress) -> str:
+    """Have the image of the present code in dockerd and on the node, and return its content's own reference."""
+    key = prepare_context(layout, progress)
+    base = docker_id(layout, BASE.reference)
+    if base is None:
+        raise ClusterError(f"dockerd has no {BASE.reference}: start the cluster with `python -m tests.cluster up`")
+    dockerfile = (layout.root / "Dockerfile").read_bytes()
+    fixed = f"{IMAGE}:{content_key([key.encode(), base.encode(), dockerfile])}"
+    if docker_id(layout, fixed) is None:
+        build_image(layout, fixed, layout.root, {"BASE_IMAGE": BASE.reference}, progress)
+    docker(layout, "tag", fixed, REFERENCE)
+    load(layout, [REFERENCE, fixed], progress)
+    return fixed
+
+
+def build_image(layout: Layout, reference: str, context: Path, arguments: dict[str, str], progress: Progress) -> None:
+    """Build an image with this cluster's dockerd."""
+    progress(f"building {reference}")
+    options = [part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")]
+    docker(layout, "build", "--tag", reference, *options, context)
+
+
+def prepare_context(layout: Layout, progress: Progress) -> str:
+    """Fill `build/image/` with what the Dockerfile copies, and return a key of its content."""
+    folder = layout.root / "build" / "image"
+    dependencies = _dependencies(layout, progress)
+    _place(folder / "deps", dependencies.name, lambda target: _link_tree(dependencies, target))
+    code = code_key(layout.root)
+    _place(folder / "app", code, lambda target: _unpack_own_wheel(layout, target, progress))
+    return content_key([dependencies.name.encode(), code.encode()])
+
+
+def code_key(root: Path) -> str:
+    """A key of everything that goes into FlowStone's wheel."""
+    folders = (root / "operator", root / "migrations")
+    files = [path for folder in folders for path in sorted(folder.rglob("*")) if _is_source(path)]
+    files += [root / "pyproject.toml", root / "README.md"]
+    return content_key(part for path in files for part in (str(path.relative_to(root)).encode(), path.read_bytes()))
+
+
+def platforms(machine: str) -> list[str]:
+    """The platform tags of wheels that run in the image, the newest first."""
+    names = [f"manylinux_{version}_{machine}" for version in GLIBC]
+    return [*names, f"manylinux2014_{machine}"]
+
+
+def _is_source(path: Path) -> bool:
+    return path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc"
+
+
+def _dependencies(layout: Layout, progress: Progress) -> Path:
+    """The unpacked locked dependencies, in the cache."""
+    lock = layout.root / "requirements" / "runtime.lock"
+    tags = platforms(platform.machine())
+    key = content_key([lock.read_bytes(), PYTHON.encode(), *(tag.encode() for tag in tags)])
+    wanted = layout.cache / "python" / f"deps-{key}"
+    if wanted.is_dir():
+        return wanted
+    progress(f"fetching the locked dependencies for Python {PYTHON}")
+    with scratch(layout.cache / "python") as folder:
+        install = pip_install(folder / "deps", ["--require-hashes", "--requirement", str(lock)], tags)
+        run_long(install, layout.logs / "wheels.log", progress, "fetching dependencies")
+        shutil.rmtree(folder / "deps" / "bin", ignore_errors=True)  # scripts with this machine's interpreter
+        return (folder / "deps").replace(wanted)
+
+
+def pip_install(target: Path, what: Sequence[str], tags: Iterable[str]) -> list[str]:
+    """The command that unpacks wheels for the image's Python into a folder."""
+    return [
+        *(sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-compile", "--no-deps"),
+        *("--only-binary=:all:", f"--python-version={PYTHON}", "--implementation=cp"),
+        *(f"--platform={tag}" for tag in tags),
+        *("--target", str(target), *what),
+    ]
+
+
+def _place(target: Path, key: str, make: Callable[[Path], None]) -> None:
+    """Have a folder with the content that the key names; made aside, so that a kill leaves no half one."""
+    note = target.with_name(f"{target.name}.key")
+    if target.is_dir() and note.exists() and note.read_text() == key:
+        return
+    note.unlink(missing_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    with scratch(target.parent) as folder:
+        make(folder / "content")
+        (folder / "content").replace(target)
+    write(note, key)
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """Copy a tree by links to the same files where the file system can."""
+    try:
+        shutil.copytree(source, target, copy_function=os.link)
+    except OSError:  # the cache lies on another file system
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target)
+
+
+def _unpack_own_wheel(layout: Layout, target: Path, progress: Progress) -> None:
+    progress("building FlowStone's wheel")
+    with scratch(target.parent) as folder:
+        run(
+            [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", folder],
+            directory=layout.root,
+        )
+        (wheel,) = folder.glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(target)
