@@ -12,7 +12,7 @@ import structlog
 from flowstone.db.context_keys import install_context_keys
 from flowstone.db.migrate import migrate
 from flowstone.tenant.signing import ContextKeys
-from tests.postgres.tenant.servers import Server, installed, running
+from tests.postgres.servers import Server, installed, local
 
 POOL_PASSWORD = "pool-secret-0815"
 OPERATOR_PASSWORD = "operator-secret-0816"
@@ -28,8 +28,10 @@ def servers() -> Iterator[Callable[[int], Server]]:
 
         def get(major: int) -> Server:
             if major not in started:
-                started[major] = stack.enter_context(running(major))
-                migrate(started[major].conninfo(), operator_password=OPERATOR_PASSWORD, log=structlog.get_logger())
+                started[major] = stack.enter_context(local(major))
+                migrate(
+                    started[major].conninfo("postgres"), operator_password=OPERATOR_PASSWORD, log=structlog.get_logger()
+                )
             return started[major]
 
         yield get
@@ -73,7 +75,7 @@ INSERT INTO public.note VALUES ('tenant_a', 1), ('tenant_b', 1), ('tenant_b', 2)
 @pytest.fixture
 def connection(server: Server, keys: ContextKeys) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
     """A plain connection of a pooled login, not in autocommit."""
-    with psycopg.connect(server.conninfo(user="app", password=POOL_PASSWORD)) as connection:
+    with psycopg.connect(server.conninfo("postgres", "app", POOL_PASSWORD)) as connection:
         yield connection
         if not connection.closed:
             connection.rollback()

@@ -27,8 +27,8 @@ from flowstone.errors import (
 )
 from flowstone.tenant.signing import ContextKeys
 from flowstone.tenant_context import set_tenant_for_query, with_tenant
+from tests.postgres.servers import Server
 from tests.postgres.tenant.conftest import OPERATOR_PASSWORD, POOL_PASSWORD
-from tests.postgres.tenant.servers import Server
 
 pytestmark = pytest.mark.postgres
 COUNT = "SELECT count(*) FROM public.note"
@@ -40,7 +40,7 @@ def connect(request: pytest.FixtureRequest, server: Server, keys: ContextKeys) -
     """Open a connection of either class; it is closed after the test."""
 
     def open_one(**options: Any) -> Plain:
-        connection: Plain = request.param.connect(server.conninfo(user="app", password=POOL_PASSWORD), **options)
+        connection: Plain = request.param.connect(server.conninfo("postgres", "app", POOL_PASSWORD), **options)
         request.addfinalizer(connection.close)
         return connection
 
@@ -301,11 +301,11 @@ def test_two_keys_are_known_while_one_is_rotated(server: Server, keys: ContextKe
         try:
             assert install_context_keys(admin, both)
             for signed_by in (keys, new, both):
-                with psycopg.connect(server.conninfo(user="app", password=POOL_PASSWORD)) as connection:
+                with psycopg.connect(server.conninfo("postgres", "app", POOL_PASSWORD)) as connection:
                     set_tenant_for_query(connection, keys=signed_by)
             assert install_context_keys(admin, new)
             with (
-                psycopg.connect(server.conninfo(user="app", password=POOL_PASSWORD)) as connection,
+                psycopg.connect(server.conninfo("postgres", "app", POOL_PASSWORD)) as connection,
                 pytest.raises(TenantRefused),
             ):
                 set_tenant_for_query(connection, keys=keys)
@@ -336,7 +336,7 @@ def test_a_login_that_sees_past_row_security_is_refused(
         admin.execute(f"CREATE ROLE unsafe LOGIN PASSWORD '{POOL_PASSWORD}' {options}")
         try:
             with (
-                psycopg.connect(server.conninfo(user="unsafe", password=POOL_PASSWORD)) as connection,
+                psycopg.connect(server.conninfo("postgres", "unsafe", POOL_PASSWORD)) as connection,
                 with_tenant("tenant_a"),
                 pytest.raises(UnsafeLogin, match=reason),
             ):
@@ -354,7 +354,7 @@ def test_an_owner_of_a_protected_table_is_refused(server: Server, keys: ContextK
         admin.execute("ALTER TABLE public.owned OWNER TO owns")
         try:
             with (
-                psycopg.connect(server.conninfo(user="owns", password=POOL_PASSWORD)) as connection,
+                psycopg.connect(server.conninfo("postgres", "owns", POOL_PASSWORD)) as connection,
                 with_tenant("tenant_a"),
                 pytest.raises(UnsafeLogin, match="owns a protected table"),
             ):
@@ -367,18 +367,18 @@ def test_an_owner_of_a_protected_table_is_refused(server: Server, keys: ContextK
 def test_the_operator_and_strangers_are_refused(server: Server, keys: ContextKeys) -> None:
     """The operator's login and one of no group are refused; a database without the schema says to migrate."""
     with with_tenant("tenant_a"):
-        login = server.conninfo(user="flowstone_operator", password=OPERATOR_PASSWORD)
+        login = server.conninfo("postgres", "flowstone_operator", OPERATOR_PASSWORD)
         with psycopg.connect(login) as connection, pytest.raises(UnsafeLogin):
             set_tenant_for_query(connection, keys=keys)
         with server.connect() as admin:
             admin.execute(f"CREATE ROLE stranger LOGIN PASSWORD '{POOL_PASSWORD}'")
             try:
-                login = server.conninfo(user="stranger", password=POOL_PASSWORD)
+                login = server.conninfo("postgres", "stranger", POOL_PASSWORD)
                 with psycopg.connect(login) as connection, pytest.raises(UnsafeLogin, match="GRANT flowstone_pool"):
                     set_tenant_for_query(connection, keys=keys)
             finally:
                 admin.execute("DROP ROLE stranger")
-        login = server.conninfo(dbname="template1", user="app", password=POOL_PASSWORD)
+        login = server.conninfo("template1", "app", POOL_PASSWORD)
         with psycopg.connect(login) as connection, pytest.raises(SchemaNotCompatible):
             set_tenant_for_query(connection, keys=keys)
 
@@ -386,7 +386,7 @@ def test_the_operator_and_strangers_are_refused(server: Server, keys: ContextKey
 def test_a_pools_next_user_finds_a_clean_session(server: Server, keys: ContextKeys) -> None:
     """Temporary tables, settings, prepared statements and held cursors of one tenant are gone at the next checkout."""
     with psycopg_pool.ConnectionPool(
-        server.conninfo(user="app", password=POOL_PASSWORD),
+        server.conninfo("postgres", "app", POOL_PASSWORD),
         connection_class=TenantConnection,
         min_size=1,
         max_size=1,
@@ -412,7 +412,7 @@ def test_a_pools_next_user_finds_a_clean_session(server: Server, keys: ContextKe
 async def test_concurrent_tasks_over_a_small_pool(server: Server, keys: ContextKeys) -> None:
     """Forty tasks of two tenants over three connections, some cancelled at random points: each sees its own rows."""
     pool: psycopg_pool.AsyncConnectionPool[AsyncTenantConnection] = psycopg_pool.AsyncConnectionPool(
-        server.conninfo(user="app", password=POOL_PASSWORD),
+        server.conninfo("postgres", "app", POOL_PASSWORD),
         connection_class=AsyncTenantConnection,
         min_size=1,
         max_size=3,
@@ -442,7 +442,7 @@ async def test_concurrent_tasks_over_a_small_pool(server: Server, keys: ContextK
 
 async def test_a_shared_async_connection_refuses_the_other_tasks_tenant(server: Server, keys: ContextKeys) -> None:
     """Two tasks of two tenants on one connection: the one that did not begin the transaction is refused."""
-    login = server.conninfo(user="app", password=POOL_PASSWORD)
+    login = server.conninfo("postgres", "app", POOL_PASSWORD)
     async with await AsyncTenantConnection.connect(login) as connection:
         with with_tenant("tenant_a"):
             await set_tenant_for_query(connection, keys=keys)
@@ -472,7 +472,7 @@ async def until_it_sleeps(admin: Plain, pid: int) -> None:
 
 async def test_a_cancelled_statement_leaves_no_tenant_behind(server: Server, keys: ContextKeys) -> None:
     """Cancelled while a statement runs, the connection works for the next tenant after a rollback."""
-    login = server.conninfo(user="app", password=POOL_PASSWORD)
+    login = server.conninfo("postgres", "app", POOL_PASSWORD)
     async with await AsyncTenantConnection.connect(login) as connection:
 
         async def slow() -> None:
@@ -493,7 +493,7 @@ async def test_a_cancelled_statement_leaves_no_tenant_behind(server: Server, key
 
 def test_the_context_is_never_text_of_a_statement(server: Server, keys: ContextKeys) -> None:
     """Another session of the same role sees the statement in pg_stat_activity without the context in it."""
-    login = server.conninfo(user="app", password=POOL_PASSWORD)
+    login = server.conninfo("postgres", "app", POOL_PASSWORD)
     query = "SELECT query FROM pg_stat_activity WHERE pid = %s"
     with (
         psycopg.connect(login, cursor_factory=psycopg.ClientCursor) as connection,

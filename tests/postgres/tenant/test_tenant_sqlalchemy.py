@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 from flowstone.errors import LedgerUnavailable, TenantRefused, TenantRequired, UnsafeLogin
 from flowstone.tenant.signing import ContextKeys
 from flowstone.tenant_context import set_tenant_for_query, with_tenant
+from tests.postgres.servers import Server
 from tests.postgres.tenant.conftest import OPERATOR_PASSWORD, POOL_PASSWORD
-from tests.postgres.tenant.servers import Server
 
 pytestmark = pytest.mark.postgres
 COUNT = text("SELECT count(*) FROM public.note")
