@@ -86,6 +86,8 @@ def migrate(
     operator_password: str | None,
     log: FilteringBoundLogger,
     sleep: Callable[[float], None] = time.sleep,
+    tries: int = TRIES,
+    lock_timeout: str = LOCK_TIMEOUT,
 ) -> None:
     """Bring roles and schema to this code's revision; does nothing where nothing is to do.
 
@@ -95,6 +97,8 @@ def migrate(
         operator_password: The password `flowstone_operator` shall have from now on; None leaves it as it is.
         log: Told what was done.
         sleep: Waits so many seconds between two tries.
+        tries: Tries of each step before another session's lock is given up on.
+        lock_timeout: Longest wait for a lock within one try.
 
     Raises:
         LedgerUnavailable: Postgres does not answer.
@@ -102,16 +106,16 @@ def migrate(
         LedgerRefused: The installer lacks a right; the message names it.
     """
     with translated(), psycopg.connect(wired(conninfo, APPLICATION_NAME), autocommit=True) as connection:
-        _persist(partial(_prepare, connection, log), sleep)
-        _persist(partial(_upgrade, conninfo, log), sleep)
+        _persist(partial(_prepare, connection, log), sleep, tries)
+        _persist(partial(_upgrade, conninfo, log, lock_timeout), sleep, tries)
         if operator_password is not None:
             apply_verifier(connection, OPERATOR, scram_verifier(operator_password))
             log.info("operator-password-set", role=OPERATOR)
 
 
-def _persist(step: Callable[[], None], sleep: Callable[[float], None]) -> None:
+def _persist(step: Callable[[], None], sleep: Callable[[float], None], tries: int) -> None:
     """Run a step again as long as it loses against a concurrent one."""
-    for _ in range(TRIES - 1):
+    for _ in range(tries - 1):
         try:
             return step()
         except _LOST_A_RACE:
@@ -132,12 +136,12 @@ def _prepare(connection: Connection, log: FilteringBoundLogger) -> None:
         connection.execute(sql.SQL("GRANT USAGE ON SCHEMA flowstone TO {}").format(everybody))
 
 
-def _upgrade(conninfo: str, log: FilteringBoundLogger) -> None:
+def _upgrade(conninfo: str, log: FilteringBoundLogger, lock_timeout: str) -> None:
     """Run the revisions that are missing, all in one transaction."""
     engine = engine_for(conninfo)
     try:
         with engine.begin() as connection:
-            lock_for_migration(connection)
+            lock_for_migration(connection, lock_timeout)
             before = _revision(connection)
             command.upgrade(config(connection), "head")
             connection.exec_driver_sql(_HAND_OVER)
@@ -148,9 +152,9 @@ def _upgrade(conninfo: str, log: FilteringBoundLogger) -> None:
         engine.dispose()
 
 
-def lock_for_migration(connection: sqlalchemy.Connection) -> None:
+def lock_for_migration(connection: sqlalchemy.Connection, lock_timeout: str = LOCK_TIMEOUT) -> None:
     """Take the owner's lock until the transaction ends, and make silent row security loud."""
-    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{lock_timeout}'")
     connection.exec_driver_sql("SET LOCAL row_security = off")
     connection.exec_driver_sql("LOCK TABLE flowstone.migration_lock IN ACCESS EXCLUSIVE MODE")
 
