@@ -52,8 +52,7 @@ CREATE TABLE flowstone.context_key (
 
 # HMAC-SHA256 is checked over the payload as a whole, before any of it is looked at: what was signed was made by us,
 # so it is well-formed, and what was not signed never reaches a cast that could fail.
-CONTEXT_SCOPE = """
-CREATE FUNCTION flowstone.context_scope() RETURNS text
+SIGNED = """
 LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET row_security = on AS $$
 DECLARE
@@ -70,7 +69,20 @@ BEGIN
     IF NOT FOUND OR right(payload, 10)::bigint <= extract(epoch FROM statement_timestamp()) THEN
         RETURN NULL;
     END IF;
+"""
+
+CONTEXT_SCOPE = f"""
+CREATE FUNCTION flowstone.context_scope() RETURNS text {SIGNED}
     SELECT t.scope INTO known FROM flowstone.tenant t WHERE t.scope = left(payload, -11) AND t.state = 'active';
+    RETURN known;
+END
+$$
+"""  # noqa: S608 - put together from constants
+
+# Tells an unknown tenant from a bad signature, to whoever could make the signature.
+CONTEXT_SIGNED = f"""
+CREATE FUNCTION flowstone.context_signed() RETURNS text {SIGNED}
+    known := left(payload, -11);
     RETURN known;
 END
 $$
@@ -99,7 +111,7 @@ BEGIN
     END IF;
     PERFORM set_config('flowstone.context', context, true);
     IF flowstone.context_scope() IS DISTINCT FROM left(context, -76) THEN
-        RETURN 'refused';
+        RETURN CASE WHEN flowstone.context_signed() = left(context, -76) THEN 'unknown' ELSE 'refused' END;
     END IF;
     RETURN 'entered';
 END
@@ -151,10 +163,10 @@ POLICIES = (
 )
 
 GRANTS = (
-    "REVOKE ALL ON FUNCTION flowstone.context_scope(), flowstone.context_tenant(), flowstone.enter_tenant(text), "
-    "flowstone.tenant_id() FROM PUBLIC",
-    "GRANT EXECUTE ON FUNCTION flowstone.context_scope(), flowstone.context_tenant(), flowstone.enter_tenant(text) "
-    "TO flowstone_pool",
+    "REVOKE ALL ON FUNCTION flowstone.context_scope(), flowstone.context_signed(), flowstone.context_tenant(), "
+    "flowstone.enter_tenant(text), flowstone.tenant_id() FROM PUBLIC",
+    "GRANT EXECUTE ON FUNCTION flowstone.context_scope(), flowstone.context_signed(), flowstone.context_tenant(), "
+    "flowstone.enter_tenant(text) TO flowstone_pool",
     "GRANT EXECUTE ON FUNCTION flowstone.tenant_id() TO flowstone_pool, flowstone_tenant, flowstone_operator",
     "GRANT SELECT, INSERT (scope, asset, partition, backfill, ordinal, state, fence, finished_at) "
     "ON flowstone.materialization TO flowstone_pool",
@@ -165,27 +177,6 @@ GRANTS = (
 
 def upgrade() -> None:
     """Add what tenants need; what exists keeps working."""
-    for statement in (REGISTRY, KEYS, CONTEXT_SCOPE, CONTEXT_TENANT, ENTER, TENANT_ID, REPORT_TRIGGER, *POLICIES, *GRANTS):
+    functions = (CONTEXT_SCOPE, CONTEXT_SIGNED, CONTEXT_TENANT, ENTER, TENANT_ID, REPORT_TRIGGER)
+    for statement in (REGISTRY, KEYS, *functions, *POLICIES, *GRANTS):
         op.execute(statement)
-
-
-def downgrade() -> None:
-    """Take it away again; refused while a tenant is registered, because its rows would be nobody's."""
-    op.execute(
-        "DO $$ BEGIN IF EXISTS (SELECT FROM flowstone.tenant) THEN "
-        "RAISE 'tenants are registered: purge them before the downgrade'; END IF; END $$"
-    )
-    for table, policy in (
-        ("materialization", "pool_rows"),
-        ("materialization", "pool_reports"),
-        ("materialization", "pool_floor"),
-        ("latest", "pool_rows"),
-        ("latest", "pool_floor"),
-        ("login_scope", "owner_reads"),
-    ):
-        op.execute(f"DROP POLICY {policy} ON flowstone.{table}")
-    op.execute("DROP TRIGGER record_reported ON flowstone.materialization")
-    op.execute("REVOKE ALL ON flowstone.materialization, flowstone.latest FROM flowstone_pool")
-    for function in ("tenant_id()", "enter_tenant(text)", "context_tenant()", "context_scope()"):
-        op.execute(f"DROP FUNCTION flowstone.{function}")
-    op.execute("DROP TABLE flowstone.context_key, flowstone.tenant")

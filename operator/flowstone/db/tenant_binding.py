@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from flowstone.db.tenant_login import LoginKind
-from flowstone.errors import TenantRefused, UnsafeLogin
+from flowstone.errors import TenantRefused, TenantUnknown, UnsafeLogin
 from flowstone.tenant.capability import required
 from flowstone.tenant.signing import LIFETIME_SECONDS, RENEW_SECONDS, ContextKeys
 
@@ -23,8 +23,8 @@ text of the statement, every session of the same role could read it in pg_stat_a
 _REFUSALS = {
     "other": "this transaction works for another tenant: commit or roll back before the next tenant's work",
     "cursor": "a cursor is open on this connection: close it before the tenant's work begins",
-    "refused": "the database did not accept the context: is the tenant registered and active, is the key file the "
-    "database's, and do the clocks agree within a minute?",
+    "refused": "the database did not accept the context: is the key file the database's, and do the clocks "
+    "agree within a minute?",
 }
 
 
@@ -121,8 +121,13 @@ class Binding:
         """Remember that the server answered.
 
         Raises:
-            TenantRefused: It said no.
+            TenantUnknown: No active tenant of that id is registered.
+            TenantRefused: It said no for another reason.
         """
+        if verdict == "unknown":
+            raise TenantUnknown(
+                "no active tenant of this id is registered: apply a Tenant, or see whether it is suspended"
+            )
         if verdict != "entered":
             raise TenantRefused(_REFUSALS.get(str(verdict), _REFUSALS["refused"]))
         self._entered = entry
