@@ -98,6 +98,7 @@ def ensure_base_images(layout: Layout, progress: Progress) -> None:
 
 
 def _transfer(layout: Layout, images: Mapping[str, str]) -> None:
+    _forget_management(layout, [name for name in images if name in node_images(layout)])
     receive = [*_ctr(layout), "images", "import"]
     present = frozenset(run([*_ctr(layout), "content", "list", "--quiet"]).split())
     with scratch(layout.cache / "images") as folder:
@@ -108,6 +109,12 @@ def _transfer(layout: Layout, images: Mapping[str, str]) -> None:
             run_pipe(["docker", "save", *images], [*receive, "-"], env=docker_environment(layout))
         else:
             run([*receive, archive])
+
+
+def _forget_management(layout: Layout, names: Iterable[str]) -> None:
+    """Let the kubelet's runtime look at names anew: one that it manages already it would not follow to other content."""
+    for name in names:
+        run([*_ctr(layout), "images", "label", name, "io.cri-containerd.image="])
 
 
 def discard_containers(layout: Layout) -> None:
