@@ -6,96 +6,64 @@ Whatever only asks for an answer is a server-side dry run, so an operator that w
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
-import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from kubernetes import config
+from hypothesis import given, settings
+from hypothesis.strategies import SearchStrategy
+from kubernetes import client, config
 
 from flowstone.api.kinds import EXPORTED
+from flowstone.api.parse import AssetResource, BackfillResource, parse_asset, parse_backfill
+from flowstone.errors import InvalidSpec
+from tests.e2e.kubectl import Json, Kubectl
 from tests.unit.api.manifests import BAD, GOOD, POD, Case, asset, backfill, days, resource
+from tests.unit.api.strategies import ASSETS, BACKFILLS
 
 ROOT = Path(__file__).parents[2]
+JSON = {"Accept": "application/json", "Content-Type": "application/json"}
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
 
 pytestmark = pytest.mark.cluster
 
-Json = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Kubectl:
-    """kubectl against one cluster and namespace."""
-
-    program: str
-    kubeconfig: str
-    namespace: str
-
-    def __call__(self, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
-        """Run it with these arguments and this standard input; failing is an answer too."""
-        command = [self.program, "--kubeconfig", self.kubeconfig, "--namespace", self.namespace, *arguments]
-        return subprocess.run(command, input=given, capture_output=True, text=True, timeout=60, check=False)
-
-    def out(self, *arguments: str, given: str = "") -> str:
-        """Run it, and return what it printed; failing fails the test."""
-        done = self(*arguments, given=given)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def apply(self, manifest: Mapping[str, Any], *flags: str) -> str:
-        """Apply a manifest that must be accepted."""
-        return self.out("apply", "-f", "-", *flags, given=json.dumps(manifest))
-
-    def asked(self, manifest: Mapping[str, Any]) -> subprocess.CompletedProcess[str]:
-        """Ask the server what it would say to a manifest."""
-        return self("apply", "--dry-run=server", "-f", "-", given=json.dumps(manifest))
-
-    def read(self, kind: str, name: str) -> Json:
-        """Return a resource."""
-        found: Json = json.loads(self.out("get", kind, name, "-o", "json"))
-        return found
-
-
-def found_kubeconfig() -> str:
-    """The kubeconfig of KUBECONFIG or of `make cluster`; none is an error where a cluster is required."""
-    named = os.environ.get("KUBECONFIG") or str(ROOT / ".cluster" / "kubeconfig")
-    if Path(named).exists():
-        return named
-    if os.environ.get("FLOWSTONE_REQUIRE_CLUSTER") == "1":
-        pytest.fail("a cluster is required and there is none: run `make cluster`, or set KUBECONFIG")
-    pytest.skip("no cluster: run `make cluster`, or set KUBECONFIG")
+PARSERS: dict[str, Callable[[Mapping[str, Any]], BackfillResource | AssetResource]] = {
+    "Backfill": parse_backfill,
+    "Asset": parse_asset,
+}
 
 
 @pytest.fixture(scope="module")
-def kubectl() -> Iterator[Kubectl]:
-    """kubectl in a namespace of its own, on a cluster that has the CRDs."""
-    own = ROOT / ".cluster" / "bin" / "kubectl"
-    program = str(own) if own.exists() else shutil.which("kubectl") or pytest.fail("no kubectl: run `make cluster`")
-    run = Kubectl(program, found_kubeconfig(), f"crds-{secrets.token_hex(4)}")
+def kubectl(cluster: Kubectl) -> Iterator[Kubectl]:
+    """kubectl in a namespace of its own, on a cluster that has the CRDs; an operator is not needed."""
+    run = cluster.within(f"crds-{secrets.token_hex(4)}")
     made = [path for path in sorted((ROOT / "crds").glob("*.yaml")) if make_crd(run, path)]
     run.out("create", "namespace", run.namespace)
     yield run
     run.out("delete", "namespace", run.namespace, "--wait=false")
     for path in made:
-        run.out("delete", "-f", str(path), "--wait=false")
+        run.out("delete", "-f", str(path))
 
 
 def make_crd(run: Kubectl, path: Path) -> bool:
     """Create the CRD of a file unless it is there, which is then used as it is; return whether it was created."""
     name = yaml.safe_load(path.read_text())["metadata"]["name"]
-    created = run("get", "crd", name).returncode != 0
+    created = not run.get("crd", name)
     if created:
         run.out("create", "-f", str(path))
     run.out("wait", "--for=condition=Established", f"crd/{name}", "--timeout=30s")
     return created
+
+
+def asked(kubectl: Kubectl, manifest: Json, *flags: str) -> subprocess.CompletedProcess[str]:
+    """What the server would say to a manifest."""
+    return kubectl.run("apply", "--dry-run=server", *flags, "-f", "-", given=json.dumps(manifest))
 
 
 def said(text: str) -> str:
@@ -134,14 +102,14 @@ def test_cluster_has_the_schemas_of_this_tree(kubectl: Kubectl) -> None:
     for kind in EXPORTED:
         path = ROOT / "crds" / f"flowstone.dev_{kind.plural}.yaml"
         ours = yaml.safe_load(path.read_text())["spec"]["versions"]
-        theirs = kubectl.read("crd", kind.crd_name)["spec"]["versions"]
+        theirs = kubectl.get("crd", kind.crd_name)["spec"]["versions"]
         assert [version["schema"] for version in theirs] == [version["schema"] for version in ours]
 
 
 def test_cluster_found_no_fault_in_the_schemas(kubectl: Kubectl) -> None:
     """The server holds the schemas for structural, and accepted the names and short names."""
     for kind in EXPORTED:
-        conditions = kubectl.read("crd", kind.crd_name)["status"]["conditions"]
+        conditions = kubectl.get("crd", kind.crd_name)["status"]["conditions"]
         states = {condition["type"]: condition["status"] for condition in conditions}
         assert states["Established"] == "True"
         assert states["NamesAccepted"] == "True"
@@ -151,14 +119,14 @@ def test_cluster_found_no_fault_in_the_schemas(kubectl: Kubectl) -> None:
 @pytest.mark.parametrize("case", GOOD, ids=lambda case: case.name)
 def test_good_manifest_is_accepted(kubectl: Kubectl, case: Case) -> None:
     """What the models accept, the server accepts."""
-    answer = kubectl.asked(resource(case))
+    answer = asked(kubectl, resource(case))
     assert (answer.returncode, answer.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("case", BAD, ids=lambda case: case.name)
 def test_bad_manifest_is_refused_by_field_value_and_remedy(kubectl: Kubectl, case: Case) -> None:
     """What the models refuse, the server refuses, naming field, value and remedy."""
-    answer = kubectl.asked(resource(case))
+    answer = asked(kubectl, resource(case))
     assert answer.returncode != 0
     text = said(answer.stderr)
     assert [piece for piece in (case.field, *case.says) if piece not in text] == []
@@ -168,8 +136,8 @@ def test_bad_manifest_is_refused_by_field_value_and_remedy(kubectl: Kubectl, cas
 def test_name_over_63_characters_is_refused(kubectl: Kubectl, kind: str) -> None:
     """A name that its Jobs could not carry as a label is refused; one of 63 characters is accepted."""
     spec = backfill() if kind == "Backfill" else asset()
-    assert kubectl.asked(named("a" * 63, spec, kind)).returncode == 0
-    refused = kubectl.asked(named("a" * 64, spec, kind))
+    assert asked(kubectl, named("a" * 63, spec, kind)).returncode == 0
+    refused = asked(kubectl, named("a" * 64, spec, kind))
     assert refused.returncode != 0
     assert "metadata.name" in refused.stderr
     assert "a" * 64 in refused.stderr
@@ -178,13 +146,13 @@ def test_name_over_63_characters_is_refused(kubectl: Kubectl, kind: str) -> None
 
 def test_long_asset_name_is_fine_with_an_id(kubectl: Kubectl) -> None:
     """An Asset's own name may be longer than an id when it has an id."""
-    assert kubectl.asked(named("a" * 64, asset(id="daily"), "Asset")).returncode == 0
+    assert asked(kubectl, named("a" * 64, asset(id="daily"), "Asset")).returncode == 0
 
 
 def test_defaults_are_filled_in(kubectl: Kubectl, created: Callable[[Json], Json]) -> None:
     """The server fills in the design's defaults, and a fresh status is unobserved."""
     created(named("defaults", backfill()))
-    found = kubectl.read("backfill", "defaults")
+    found = kubectl.get("backfill", "defaults")
     assert found["spec"] == {
         "asset": "daily",
         "select": "Missing",
@@ -194,7 +162,7 @@ def test_defaults_are_filled_in(kubectl: Kubectl, created: Callable[[Json], Json
         "cancel": False,
         "readyWhen": "Accepted",
     }
-    answer = kubectl("apply", "--dry-run=server", "-o", "json", "-f", "-", given=json.dumps(named("new", backfill())))
+    answer = asked(kubectl, named("new", backfill()), "-o", "json")
     assert json.loads(answer.stdout)["status"] == {"observedGeneration": -1}
 
 
@@ -213,7 +181,7 @@ def test_frozen_field_keeps_its_value(kubectl: Kubectl, created: Callable[[Json]
     manifest = created(named("frozen", days(**{"from": "2013-01-01", "through": "2013-12-31"})))
     field = edit.removesuffix("-removed")
     value, says = FROZEN_EDITS[edit]
-    answer = kubectl.asked(edited(manifest, **{field: value}))
+    answer = asked(kubectl, edited(manifest, **{field: value}))
     assert answer.returncode != 0
     assert f"spec.{field}" in answer.stderr
     assert "cannot be changed" in answer.stderr
@@ -225,7 +193,7 @@ def test_keys_are_frozen_too(kubectl: Kubectl, created: Callable[[Json], Json]) 
     manifest = created(named("keys", backfill(keys=["2013-01-01", "2013-01-02"])))
     moved = edited(manifest, keys=None, partitions={"day": {"values": ["2013-01-01", "2013-01-02"]}})
     for other in (edited(manifest, keys=["2013-01-01"]), edited(manifest, keys=None), moved):
-        answer = kubectl.asked(other)
+        answer = asked(kubectl, other)
         assert answer.returncode != 0
         assert "keys cannot be changed, added or removed: create another Backfill" in answer.stderr
 
@@ -235,7 +203,7 @@ def test_live_fields_may_change(kubectl: Kubectl, created: Callable[[Json], Json
     manifest = created(named("live", backfill()))
     retry = {"limit": 0, "backoffSeconds": 1, "maxBackoffSeconds": 2}
     live: Json = {"maxParallel": 3, "batchSize": 7, "order": "Descending", "retry": retry, "readyWhen": "Finished"}
-    answer = kubectl.asked(edited(manifest, cancel=True, **live))
+    answer = asked(kubectl, edited(manifest, cancel=True, **live))
     assert (answer.returncode, answer.stderr) == (0, "")
 
 
@@ -243,7 +211,7 @@ def test_live_fields_may_change(kubectl: Kubectl, created: Callable[[Json], Json
 def test_cancel_is_one_way(kubectl: Kubectl, created: Callable[[Json], Json], value: bool | None) -> None:
     """A cancelled Backfill cannot be called back, neither by false nor by leaving the field out."""
     manifest = created(named("cancelled", backfill(cancel=True)))
-    answer = kubectl.asked(edited(manifest, cancel=value))
+    answer = asked(kubectl, edited(manifest, cancel=value))
     assert answer.returncode != 0
     assert "spec.cancel" in answer.stderr
     assert "create another Backfill" in answer.stderr
@@ -268,7 +236,7 @@ DIMENSION_EDITS: dict[str, tuple[Json, ...]] = {
 def test_dimensions_keep_their_shape(kubectl: Kubectl, created: Callable[[Json], Json], edit: str) -> None:
     """Names, types, units, zones and order of an Asset's dimensions never change."""
     created(named("daily", asset(DAY, REGION), "Asset"))
-    answer = kubectl.asked(named("daily", asset(*DIMENSION_EDITS[edit]), "Asset"))
+    answer = asked(kubectl, named("daily", asset(*DIMENSION_EDITS[edit]), "Asset"))
     assert answer.returncode != 0
     assert "spec.partitionedBy" in answer.stderr
     assert "create another Asset" in answer.stderr
@@ -280,7 +248,7 @@ def test_asset_id_never_changes(kubectl: Kubectl, created: Callable[[Json], Json
     created(named("without-id", asset(), "Asset"))
     edits = [("with-id", asset(id="two")), ("with-id", asset()), ("without-id", asset(id="one"))]
     for name, spec in edits:
-        answer = kubectl.asked(named(name, spec, "Asset"))
+        answer = asked(kubectl, named(name, spec, "Asset"))
         assert answer.returncode != 0
         assert "spec.id" in answer.stderr
         assert "create another Asset" in answer.stderr
@@ -291,7 +259,7 @@ def test_declared_values_and_template_are_live(kubectl: Kubectl, created: Callab
     created(named("daily", asset(DAY | {"values": ["2013-01-01"]}, REGION), "Asset"))
     ranged = DAY | {"range": {"from": "2013-01-01", "through": "2013-12-31"}}
     other = {"spec": {"containers": [{"name": "main", "image": "localhost/flights:2"}]}}
-    answer = kubectl.asked(named("daily", asset(ranged, REGION | {"values": ["eu"]}, template=other), "Asset"))
+    answer = asked(kubectl, named("daily", asset(ranged, REGION | {"values": ["eu"]}, template=other), "Asset"))
     assert (answer.returncode, answer.stderr) == (0, "")
 
 
@@ -300,7 +268,7 @@ def test_template_keeps_every_field(kubectl: Kubectl, created: Callable[[Json], 
     containers = [POD["spec"]["containers"][0] | {"resources": {"limits": {"cpu": "1"}}}]
     template = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": containers, "nodeSelector": {"c": "d"}}}
     created(named("daily", asset(template=template), "Asset"))
-    assert kubectl.read("asset", "daily")["spec"]["template"] == template
+    assert kubectl.get("asset", "daily")["spec"]["template"] == template
 
 
 def test_second_apply_changes_nothing(kubectl: Kubectl, created: Callable[[Json], Json]) -> None:
@@ -310,16 +278,16 @@ def test_second_apply_changes_nothing(kubectl: Kubectl, created: Callable[[Json]
         exclude={"values": ["2013-02-09"], "ranges": [{"from": "2013-05-01", "before": "2013-06-01"}]},
     )
     manifest = created(named("again", spec))
-    before = kubectl.read("backfill", "again")["metadata"]
+    before = kubectl.get("backfill", "again")["metadata"]
     assert "unchanged" in kubectl.apply(manifest)
-    after = kubectl.read("backfill", "again")["metadata"]
+    after = kubectl.get("backfill", "again")["metadata"]
     assert (after["uid"], after["generation"]) == (before["uid"], 1)
 
 
 def test_ten_thousand_keys_fit(kubectl: Kubectl) -> None:
     """As many keys as the schema allows are within what rules may cost at run time."""
     manifest = named("many", backfill(keys=[f"{number:05}" for number in range(10_000)]))
-    answer = kubectl("apply", "--server-side", "--dry-run=server", "-f", "-", given=json.dumps(manifest))
+    answer = asked(kubectl, manifest, "--server-side")
     assert (answer.returncode, answer.stderr) == (0, "")
 
 
@@ -328,7 +296,7 @@ def test_thousand_excluded_ranges_fit(kubectl: Kubectl) -> None:
     ranges = [{"from": f"{year:04}-02-28", "through": f"{year:04}-03-01"} for year in range(1001, 2001)]
     every = {"from": "1001-01-01", "through": "2000-12-31", "exclude": {"ranges": ranges}}
     manifest = named("many", backfill(partitions={f"d{number}": every for number in range(8)}))
-    answer = kubectl("apply", "--server-side", "--dry-run=server", "-f", "-", given=json.dumps(manifest))
+    answer = asked(kubectl, manifest, "--server-side")
     assert (answer.returncode, answer.stderr) == (0, "")
 
 
@@ -360,17 +328,52 @@ def test_columns_show_how_far_it_is(kubectl: Kubectl, created: Callable[[Json], 
 
 def status_row(kubectl: Kubectl, name: str, status: Json) -> list[Any]:
     """The row that the server would print for this status: a dry run, for an operator may write its own meanwhile."""
-    with config.new_client_from_config(kubectl.kubeconfig) as api:
-        request = api.param_serialize(
-            "PATCH",
-            f"/apis/flowstone.dev/v1alpha1/namespaces/{kubectl.namespace}/backfills/{name}/status",
-            query_params=[("dryRun", "All")],
-            header_params={"Accept": TABLE, "Content-Type": "application/merge-patch+json"},
-            body={"status": status},
-            auth_settings=["BearerToken"],
-        )
-        answer = api.call_api(*request)
-        table = json.loads(answer.read())
-    assert answer.status == 200, table
+    with config.new_client_from_config(kubectl.config) as api:
+        path = f"{collection(kubectl, 'Backfill')}/{name}/status"
+        headers = {"Accept": TABLE, "Content-Type": "application/merge-patch+json"}
+        code, table = dry_run(api, "PATCH", path, headers, {"status": status})
+    assert code == 200, table
     cells: list[Any] = table["rows"][0]["cells"]
     return cells
+
+
+def collection(kubectl: Kubectl, kind: str) -> str:
+    """Path of all resources of a kind in the namespace."""
+    return f"/apis/flowstone.dev/v1alpha1/namespaces/{kubectl.namespace}/{kind.lower()}s"
+
+
+def dry_run(api: client.ApiClient, method: str, path: str, headers: Mapping[str, str], body: Json) -> tuple[int, Json]:
+    """What the server would answer: the HTTP status and the body."""
+    query = [("dryRun", "All"), ("fieldValidation", "Strict")]
+    request = api.param_serialize(
+        method, path, query_params=query, header_params=dict(headers), body=body, auth_settings=["BearerToken"]
+    )
+    answer = api.call_api(*request)
+    return answer.status, json.loads(answer.read())
+
+
+def model_accepts(kind: str, spec: Json) -> bool:
+    """Whether the model takes the spec."""
+    try:
+        PARSERS[kind]({"metadata": {"name": "any"}, "spec": spec})
+    except InvalidSpec:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("kind", "specs"), [("Backfill", BACKFILLS), ("Asset", ASSETS)])
+def test_server_and_models_agree(kubectl: Kubectl, kind: str, specs: SearchStrategy[Json]) -> None:
+    """Of any spec, server and model say the same: what one refuses, the other refuses."""
+    verdicts: Counter[bool] = Counter()
+    with config.new_client_from_config(kubectl.config) as api:
+
+        @settings(max_examples=200, deadline=None, database=None)
+        @given(specs)
+        def agree(spec: Json) -> None:
+            code, answer = dry_run(api, "POST", collection(kubectl, kind), JSON, named("any", spec, kind))
+            accepted = model_accepts(kind, spec)
+            assert (code == 201) == accepted, answer.get("message")
+            verdicts[accepted] += 1
+
+        agree()
+    assert min(verdicts[True], verdicts[False]) >= 10, verdicts

@@ -22,9 +22,6 @@ Schema = dict[str, Any]
 MAX_BYTES = 262_144
 """What an annotation may hold, and so a CRD that is applied by `kubectl apply` without --server-side."""
 
-_LONGEST_NAME = 253
-"""Characters of a Kubernetes name; said here so that the cost of rules on the name can be estimated."""
-
 _NOT_STRUCTURAL = frozenset({"title", "$ref", "$defs", "anyOf", "const"})
 _FIRST = ("description", "type", "default", "enum")
 _HEADER = "# Made from the models by `python -m flowstone.api.crd`; change those, not this file.\n"
@@ -98,7 +95,7 @@ def resource_schema(kind: Kind) -> Schema:
         "properties": {
             "apiVersion": {"description": f"Always {API_VERSION}.", "type": "string"},
             "kind": {"description": f"Always {kind.name}.", "type": "string"},
-            "metadata": {"type": "object", "properties": {"name": {"type": "string", "maxLength": _LONGEST_NAME}}},
+            "metadata": {"type": "object"},
             "spec": model_schema(kind.spec),
             "status": _ordered(status),
         },
