@@ -54,6 +54,8 @@ def _joined(first: Piece, second: Piece) -> Piece | None:
         one = _continued(first, second)
         if one is not None and (not apart or len(one) == len(first) + len(second)):
             return one
+    if not apart and (inside := _holder(first, second)) is not None:
+        return inside
     if apart and (isinstance(first, Progression) or isinstance(second, Progression)):
         return None
     return Listed(tuple(sorted({*_all(first), *_all(second)})))
@@ -67,6 +69,14 @@ def _continued(first: Progression, second: Progression) -> Progression | None:
     end = max(first[len(first) - 1], second[len(second) - 1])
     one = progression(first[0], end, Step(first.stride, a.unit), a.zone)
     return one if one.find(second[0]) is not None else None
+
+
+def _holder(first: Piece, second: Piece) -> Progression | None:
+    """Return the one that is a progression and holds every value of the other, which is a list."""
+    for one, other in ((first, second), (second, first)):
+        if isinstance(one, Progression) and isinstance(other, Listed):
+            return one if all(one.find(value) is not None for value in other.items) else None
+    return None
 
 
 def _all(piece: Piece) -> Iterator[KeyElement]:

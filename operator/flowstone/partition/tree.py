@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate, groupby
+from itertools import groupby
 from operator import itemgetter
 from typing import TypeVar
 
@@ -44,18 +44,22 @@ class Node:
         self.starts = starts
         """First position of each run; the first is 0."""
         self.children = children
-        self.before: list[int] = list(accumulate(_sizes(width, starts, children), initial=0))
+        self.before = _sums(width, starts, children)
         """Combinations in the runs before each, and at last in all."""
-        self.count = count if not children else self.before[-1]
+        self.count = self.before[-1] if children else count
 
     def run_end(self, run: int) -> int:
         """Return the position after a run."""
         return self.starts[run + 1] if run + 1 < len(self.starts) else self.width
 
 
-def _sizes(width: int, starts: Sequence[int], children: Sequence[Node]) -> Iterator[int]:
-    ends = (*starts[1:], width)[: len(starts)]
-    return ((end - start) * child.count for start, end, child in zip(starts, ends, children, strict=True))
+def _sums(width: int, starts: tuple[int, ...], children: tuple[Node, ...]) -> list[int]:
+    sums, total = [0], 0
+    for run, child in enumerate(children, start=1):
+        end = starts[run] if run < len(starts) else width
+        total += (end - starts[run - 1]) * child.count
+        sums.append(total)
+    return sums
 
 
 NOTHING = Node(0, (), (), 0)
