@@ -8,7 +8,8 @@ SHELL := /bin/bash
 .PHONY: help env cluster image install demo uninstall test lint format coverage bench crds cluster-down
 
 BIN := .venv/bin
-BOOTSTRAP_PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+BOOTSTRAP_PYTHON ?= $(firstword $(foreach python,python3.13 python3.12 python3.11 python3,$(shell \
+  $(python) -c 'import sys, venv; sys.version_info >= (3, 11) and print("$(python)")' 2>/dev/null)))
 SYSTEM := flowstone-system
 HELM_ARGS ?=
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/flowstone
@@ -34,8 +35,7 @@ help: ## this list
 env: .venv/.ready ## .venv with everything: locked dependencies, FlowStone itself editable
 
 .venv/.ready: requirements/dev.lock pyproject.toml
-	@$(BOOTSTRAP_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "FlowStone needs Python 3.11 or later; $(BOOTSTRAP_PYTHON) is older. Set BOOTSTRAP_PYTHON." >&2; exit 1; }
+	@test -n "$(BOOTSTRAP_PYTHON)" || { echo "Python 3.11 or later is needed; set BOOTSTRAP_PYTHON to one." >&2; exit 1; }
 	@test -x $(BIN)/python || $(BOOTSTRAP_PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .

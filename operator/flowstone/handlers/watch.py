@@ -45,6 +45,10 @@ def registry(enqueue: Enqueue) -> kopf.OperatorRegistry:
         if backfill := labels.get(LABEL_BACKFILL):
             enqueue(Key("Backfill", namespace or "", backfill))
 
+    async def log_in(**asked: Any) -> kopf.ConnectionInfo | None:
+        return kopf.login_with_service_account(**asked) or kopf.login_with_kubeconfig(**asked)
+
+    kopf.on.login(registry=handlers)(log_in)  # a registry of one's own has no default login
     kopf.on.event(GROUP, VERSION, "backfills", registry=handlers)(on_backfill)
     kopf.on.event(GROUP, VERSION, "assets", registry=handlers)(on_asset)
     kopf.on.event("batch", "v1", "jobs", registry=handlers)(on_job)
