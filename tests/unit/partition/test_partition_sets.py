@@ -476,3 +476,27 @@ def test_empty_slice_is_a_set_without_keys() -> None:
     assert union(empty, example_set()) == example_set()
     with pytest.raises(IndexError):
         empty[0]
+
+
+def test_example_of_the_documentation() -> None:
+    """docs/partitions.md says 727 flights, and which one is at 100."""
+    day = Dimension("day", "date", timezone="Europe/Berlin")
+    year = range_of(day, "2013-01-01", through="2013-12-31").without(["2013-02-09"])
+    flights = product(
+        [REGION, day],
+        {"region": values_of(REGION, ["us", "eu"]), "day": year},
+        exclude_combinations=[{"region": "eu", "day": "2013-07-04"}],
+    )
+    assert len(flights) == 727
+    assert flights[100] == ("eu", date(2013, 4, 12))
+    assert ("eu", date(2013, 7, 4)) not in flights
+
+
+def test_union_with_what_a_range_holds_builds_nothing() -> None:
+    """Hours of 8,000 years stay a range when a few of them, or the range beside it, are added."""
+    hours = product([HOUR], [range_of(HOUR, "1000-01-01T00:00:00Z", before="5000-01-01T00:00:00Z")])
+    later = product([HOUR], [range_of(HOUR, "5000-01-01T00:00:00Z", before="9000-01-01T00:00:00Z")])
+    some = explicit([HOUR], ["2013-01-01T00:00:00Z", "2014-01-01T00:00:00Z"])
+    assert len(union(hours, some)) == len(hours)
+    assert len(union(some, later, hours)) == len(hours) + len(later)
+    assert union(hours, later).index(datetime(5000, 1, 1, tzinfo=UTC)) == len(hours)
