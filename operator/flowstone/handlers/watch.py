@@ -49,10 +49,16 @@ def registry(enqueue: Enqueue) -> kopf.OperatorRegistry:
         return kopf.login_with_service_account(**asked) or kopf.login_with_kubeconfig(**asked)
 
     kopf.on.login(registry=handlers)(log_in)  # a registry of one's own has no default login
+    kopf.on.login(registry=handlers)(_login)
     kopf.on.event(GROUP, VERSION, "backfills", registry=handlers)(on_backfill)
     kopf.on.event(GROUP, VERSION, "assets", registry=handlers)(on_asset)
     kopf.on.event("batch", "v1", "jobs", registry=handlers)(on_job)
     return handlers
+
+
+def _login(**keywords: Any) -> kopf.ConnectionInfo | None:
+    """The pod's service account, or the kubeconfig of this machine; asked again when a token has run out."""
+    return kopf.login_with_service_account(**keywords) or kopf.login_with_kubeconfig(**keywords)
 
 
 def identity(name: str) -> peering.Identity:
