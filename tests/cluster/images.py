@@ -98,7 +98,6 @@ def ensure_base_images(layout: Layout, progress: Progress) -> None:
 
 
 def _transfer(layout: Layout, images: Mapping[str, str]) -> None:
-    _forget_management(layout, [name for name in images if name in node_images(layout)])
     receive = [*_ctr(layout), "images", "import"]
     present = frozenset(run([*_ctr(layout), "content", "list", "--quiet"]).split())
     with scratch(layout.cache / "images") as folder:
@@ -109,10 +108,11 @@ def _transfer(layout: Layout, images: Mapping[str, str]) -> None:
             run_pipe(["docker", "save", *images], [*receive, "-"], env=docker_environment(layout))
         else:
             run([*receive, archive])
+    _announce(layout, images)
 
 
-def _forget_management(layout: Layout, names: Iterable[str]) -> None:
-    """Let the kubelet's runtime look at names anew: one that it manages already it would not follow to other content."""
+def _announce(layout: Layout, names: Iterable[str]) -> None:
+    """Let the kubelet's runtime look at names anew: a name that it manages already it does not follow to new content."""
     for name in names:
         run([*_ctr(layout), "images", "label", name, "io.cri-containerd.image="])
 
