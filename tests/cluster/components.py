@@ -84,6 +84,7 @@ def controller_manager(layout: Layout, programs: Programs) -> Component:
         f"--root-ca-file={secrets}/ca.crt",
         f"--cluster-signing-cert-file={secrets}/ca.crt",
         f"--cluster-signing-key-file={secrets}/ca.key",
+        f"--pv-recycler-pod-template-filepath-hostpath={layout.settings}/recycler.json",
         "--kube-api-qps=200",
         "--kube-api-burst=400",
     ]

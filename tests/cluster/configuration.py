@@ -18,12 +18,10 @@ from tests.cluster.layout import (
     Layout,
 )
 from tests.cluster.packages import CNI_PLUGINS
+from tests.cluster.rootfs import BASE, PAUSE
 from tests.cluster.shell import write
 
 CNI_NETWORK = "flowstone"
-
-PAUSE_IMAGE = "localhost/pause:dev"
-"""Holds a pod's namespaces. The host part matters: without one containerd reads it as Docker Hub's."""
 
 CLIENT_RATE = {"qps": 200, "burst": 400}
 """Requests per second that a component may make; the upstream 20 to 50 would be what a test measures."""
@@ -142,6 +140,34 @@ def proxy(client_config: Path) -> str:
     )
 
 
+def recycler_pod() -> str:
+    """The pod that empties a volume once its claim is gone, so that the next claim gets it.
+
+    Kubernetes advises dynamic provisioners instead; for a handful of folders on one node this is all that is needed.
+    """
+    container = {
+        "name": "recycler",
+        "image": BASE.reference,
+        "imagePullPolicy": "Never",
+        "command": ["find", "/scrub", "-mindepth", "1", "-delete"],
+        "volumeMounts": [{"name": "volume", "mountPath": "/scrub"}],
+    }
+    return _json(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"generateName": "volume-recycler-", "namespace": "kube-system"},
+            "spec": {
+                "activeDeadlineSeconds": 60,
+                "restartPolicy": "Never",
+                # The controller puts the volume in the place of the first one.
+                "volumes": [{"name": "volume", "hostPath": {"path": "/nonexistent"}}],
+                "containers": [container],
+            },
+        }
+    )
+
+
 def cni(layout: Layout) -> str:
     """Pods on one bridge, with no iptables rule per pod: they need the cluster and the host, not the world."""
     bridge = {
@@ -191,7 +217,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
 address = "{layout.containerd_socket}"
 
 [{cri}]
-sandbox_image = "{PAUSE_IMAGE}"
+sandbox_image = "{PAUSE.reference}"
 # Root may lack CAP_SYS_RESOURCE; without this every sandbox then ends with
 # "can't get final child's PID from pipe: EOF".
 restrict_oom_score_adj = true
@@ -218,6 +244,7 @@ def write_settings(layout: Layout) -> None:
         "kubelet.json": kubelet(layout),
         "proxy.json": proxy(layout.settings / "proxy.kubeconfig"),
         "cni/10-flowstone.conflist": cni(layout),
+        "recycler.json": recycler_pod(),
         "Corefile": corefile(layout.settings / "coredns.kubeconfig"),
         "containerd.toml": containerd(layout),
         "dockerd.json": "{}",

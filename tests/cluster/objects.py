@@ -8,7 +8,7 @@ from tests.cluster.layout import NODE, Layout
 
 STORAGE_CLASS = "local"
 
-VOLUMES = 5
+VOLUMES = 10
 VOLUME_SIZE = "10Gi"
 """What the volumes claim to hold; they are plain folders, so nothing enforces it."""
 
@@ -74,7 +74,7 @@ def _volume(folder: str) -> dict[str, Any]:
             "capacity": {"storage": VOLUME_SIZE},
             "accessModes": ["ReadWriteOnce"],
             "storageClassName": STORAGE_CLASS,
-            "persistentVolumeReclaimPolicy": "Retain",
+            "persistentVolumeReclaimPolicy": "Recycle",
             "hostPath": {"path": folder},
             "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [here]}]}},
         },
