@@ -98,7 +98,7 @@ install: $(if $(OWN),image,cluster) ## FlowStone on the cluster, with an embedde
 	  --set image.repository=$${image%:*} --set image.tag=$${image##*:} \
 	  --set postgres.embedded.enabled=true --set postgres.embedded.image=$(POSTGRES_IMAGE) \
 	  --set-string "podAnnotations.flowstone\.dev/image=$$digest" $(HELM_ARGS) >/dev/null \
-	|| { kubectl -n $(SYSTEM) get pods; kubectl -n $(SYSTEM) logs deployment/flowstone --all-containers --tail=20; exit 1; }
+	|| { kubectl -n $(SYSTEM) get pods; kubectl -n $(SYSTEM) logs deployment/flowstone --all-containers --tail=8 | cut -c1-400; exit 1; }
 	@kubectl -n $(SYSTEM) get deployments,statefulsets
 
 uninstall: ## take FlowStone off the cluster; the resource definitions and all Backfills stay

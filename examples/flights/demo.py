@@ -139,8 +139,10 @@ def query(statement: str) -> list[list[str]]:
 
 def result(console: Console) -> None:
     """Show the result, and compare it with what the data file holds."""
-    table = Table(title="Departures from New York in 2013", title_justify="left", header_style="bold")
-    for column in ("carrier", "flights", "cancelled", "mean delay (min)", "worst day", "its 95th percentile (min)"):
+    table = Table(
+        title="Departures from New York in 2013 (delays in minutes)", title_justify="left", header_style="bold"
+    )
+    for column in ("carrier", "flights", "cancelled", "mean delay", "worst day", "its p95 delay"):
         table.add_column(column, justify="left" if column in ("carrier", "worst day") else "right")
     for row in query(BY_CARRIER):
         table.add_row(*row)
@@ -164,7 +166,7 @@ def main() -> int:
     except DemoError as failure:
         console.print(f"\n[bold red]The demo did not work:[/] {failure}")
         return 1
-    console.print(NEXT)
+    console.print(NEXT, soft_wrap=True)
     return 0
 
 

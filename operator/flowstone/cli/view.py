@@ -65,7 +65,7 @@ def _pace(status: Json, now: datetime) -> list[RenderableType]:
     words = []
     if batches := status.get("activeBatches"):
         words.append(f"{batches} batches open")
-    if rate := status.get("rate"):
+    if (rate := status.get("rate")) and words:
         words.append(f"{rate:.0f} partitions a minute")
     if eta := status.get("eta"):
         words.append(f"done in {age(now, _moment(eta['earliest']))} to {age(now, _moment(eta['latest']))}")
