@@ -79,8 +79,8 @@ _SKIP = """
 _FENCES = "SELECT nextval('flowstone.batch_fence_seq') FROM generate_series(1, %(number)s)"
 
 _INSERT = """
-    INSERT INTO flowstone.batch (fence, backfill, scope, job_name, template_digest, login, partitions)
-    SELECT fence, %(uid)s, scope, job, %(digest)s, login, size
+    INSERT INTO flowstone.batch (fence, backfill, scope, job_name, template_digest, login, partitions, opened_at)
+    SELECT fence, %(uid)s, scope, job, %(digest)s, login, size, clock_timestamp()
     FROM unnest(%(fences)s::bigint[], %(scopes)s::text[], %(jobs)s::text[], %(logins)s::text[], %(sizes)s::int[])
         AS b (fence, scope, job, login, size)
 """
