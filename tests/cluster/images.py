@@ -112,7 +112,7 @@ def _transfer(layout: Layout, images: Mapping[str, str]) -> None:
 
 
 def _announce(layout: Layout, names: Iterable[str]) -> None:
-    """Let the kubelet's runtime look at names anew: a name that it manages already it does not follow to new content."""
+    """Let the kubelet's runtime look at names anew: one that it manages already it does not follow."""
     for name in names:
         run([*_ctr(layout), "images", "label", name, "io.cri-containerd.image="])
 

@@ -9,7 +9,6 @@ A recorded process id counts only together with the process's start time: ids ar
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -52,16 +51,20 @@ class Record:
 def start(component: Component, layout: Layout) -> Record:
     """Start a component in a session of its own, with its output in its log."""
     layout.logs.mkdir(parents=True, exist_ok=True)
-    with (layout.logs / f"{component.name}.log").open("wb") as log:
-        process = subprocess.Popen(
-            list(component.command),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env={**os.environ, **component.environment, MARK: component.name},
-        )
-    record = Record(component.name, process.pid, start_time(process.pid) or 0, boot_id())
+    environment = {**os.environ, **component.environment, MARK: component.name}
+    log = layout.logs / f"{component.name}.log"
+    pid = os.posix_spawnp(
+        component.command[0],
+        list(component.command),
+        environment,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
+    record = Record(component.name, pid, start_time(pid) or 0, boot_id())
     write(layout.pids / f"{component.name}.json", json.dumps(record.__dict__))
     return record
 
