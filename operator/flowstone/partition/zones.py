@@ -107,10 +107,6 @@ class Zone:
         """Ordinals of the days that the clock jumped over in whole, ascending."""
         return tuple(day for at in self.listed for day in _days_jumped(self.change(at)))
 
-    def skips(self, ordinal: int) -> bool:
-        """Return whether the zone's clock never showed this day."""
-        return bool(self.skipped_days) and ordinal in self.skipped_days
-
     def skipped_between(self, first: int, last: int) -> tuple[int, ...]:
         """Return the skipped days from first to last, both included."""
         days = self.skipped_days

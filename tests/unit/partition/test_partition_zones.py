@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowstone.errors import InvalidPartition, InvalidRange
-from flowstone.partition import Dimension, Window, explicit, generate_range, product, range_of, serialize, values_of
+from flowstone.partition import (
+    Dimension,
+    Span,
+    Window,
+    explicit,
+    generate_range,
+    product,
+    range_of,
+    serialize,
+    values_of,
+)
 from flowstone.partition.zones import datetime_of, seconds_of, zone
 
 SECOND, MINUTE, HOUR, DAY = (timedelta(seconds=seconds) for seconds in (1, 60, 3600, 86400))
@@ -142,6 +152,41 @@ def test_range_may_end_on_a_skipped_day() -> None:
     """Up to 30 December 2011 in Apia is up to the 29th."""
     made = generate_range(date(2011, 12, 28), date(2011, 12, 30), "day", timezone="Pacific/Apia")
     assert list(made) == [date(2011, 12, 28), date(2011, 12, 29)]
+
+
+def test_exclusions_count_without_the_skipped_day() -> None:
+    """Taking out days after the one that Apia skipped takes out these and no neighbour."""
+    days = range_of(Dimension("day", "date", timezone="Pacific/Apia"), "2011-12-28", through="2012-01-05")
+    left = days.without(
+        ["2012-01-03"], [Span("2011-12-30", through="2012-01-01"), Span("2012-01-05", before="2012-02-01")]
+    )
+    assert [serialize(day) for day in left] == ["2011-12-28", "2011-12-29", "2012-01-02", "2012-01-04"]
+
+
+def test_hour_over_which_a_day_began_at_half_past_is_two_partitions() -> None:
+    """Toronto's clock went from 23:30 to 00:30 on 30 March 1919; each of both days has a half of that hour."""
+    dimension = Dimension("hour", "datetime", timezone="America/Toronto")
+    hours = range_of(dimension, "1919-03-31T03:00:00Z", before="1919-03-31T07:00:00Z")
+    assert [serialize(hour) for hour in hours] == [
+        "1919-03-31T03:00:00Z",
+        "1919-03-31T04:00:00Z",
+        "1919-03-31T04:30:00Z",
+        "1919-03-31T05:00:00Z",
+        "1919-03-31T06:00:00Z",
+    ]
+    days = range_of(dimension, "1919-03-30T05:00:00Z", before="1919-04-02T00:00:00Z", step="day")
+    assert [serialize(day) for day in days] == ["1919-03-30T05:00:00Z", "1919-03-31T04:30:00Z", "1919-04-01T04:00:00Z"]
+
+
+def test_repeated_minutes_of_the_old_date_belong_to_the_day_that_has_begun() -> None:
+    """7 November 2010 began in St. John's at 02:30Z; at 02:35Z the clock showed the 6th again, in the same day."""
+    dimension = Dimension("day", "datetime", unit="day", timezone="America/St_Johns")
+    at = instant("2010-11-07T02:35:00Z")
+    grid = dimension.grid(at, at)
+    assert grid.value(grid.floor(at)) == instant("2010-11-07T02:30:00Z")
+    assert list(range_of(dimension, "2010-11-07T02:30:00Z", through="2010-11-07T02:35:00Z")) == [
+        instant("2010-11-07T02:30:00Z")
+    ]
 
 
 def test_local_days_as_datetimes_are_instants_of_local_midnight() -> None:
