@@ -186,7 +186,8 @@ class Operator:
                     ready_flag=ready,
                     identity=watch.identity(self._settings.pod_name),
                 )
-                problem = "the watches ended"
+                self._stop.set()  # Kopf takes the signals to itself, and ends quietly only after one
+                return
             except Exception as error:
                 problem = f"cannot watch: {error}"
             finally:

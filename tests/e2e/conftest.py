@@ -67,9 +67,9 @@ def psql(operator: Kubectl) -> Psql:
     """Asks the ledger as its superuser; rows of fields as text."""
 
     def ask(query: str) -> list[list[str]]:
-        pod = "flowstone-postgres-0"
-        command = ["psql", "-U", "postgres", "-d", "flowstone", "-AtX", "-F", "\t", "-c", query]
-        out = operator.out("exec", pod, "-c", "postgres", "--", *command)
+        script = 'PGPASSWORD="$POSTGRES_PASSWORD" exec psql -U postgres -d flowstone -AtX -F "$(printf "\t")" -c "$1"'
+        command = ["sh", "-c", script, "psql", query]
+        out = operator.out("exec", "flowstone-postgres-0", "-c", "postgres", "--", *command)
         return [line.split("\t") for line in out.splitlines()]
 
     return ask

@@ -145,13 +145,15 @@ def watch_jobs(kubectl: Kubectl) -> Iterator[JobWatch]:
 
 def _read(process: subprocess.Popen[str], seen: JobWatch) -> None:
     assert process.stdout is not None
-    decoder, text = json.JSONDecoder(), ""
+    text = ""
     for line in process.stdout:
         text += line
-        if line.startswith("}"):
-            event, _ = decoder.raw_decode(text)
-            seen.note(event)
-            text = ""
+        try:
+            event = json.loads(text)
+        except ValueError:  # not whole yet
+            continue
+        seen.note(event)
+        text = ""
 
 
 def asset(name: str, dimensions: Sequence[Json], container: Json, **pod: Any) -> Json:

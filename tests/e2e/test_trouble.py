@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.e2e.conftest import Psql
 from tests.e2e.kubectl import Json, Kubectl, asset, backfill, conditions, finished, wait_for
 from tests.e2e.test_backfill import DAY, work
 
@@ -129,7 +130,7 @@ def test_a_verb_taken_away_is_named_and_work_goes_on_when_it_is_back(
     assert finished(namespace, "b", seconds=90)["phase"] == "Succeeded"
 
 
-def test_a_job_name_that_is_taken_is_named(namespace: Kubectl, image: str) -> None:
+def test_a_job_name_that_is_taken_is_named(namespace: Kubectl, image: str, psql: Psql) -> None:
     """A template edit by somebody else cannot make us adopt a Job that is not ours."""
     namespace.apply(backfill("b", "days", keys=["2025-01-01", "2025-01-02"], batchSize=1, maxParallel=1))
     uid = wait_for(lambda: namespace.get("backfill", "b"), lambda b: bool(b.get("status")), seconds=20, what="seen")[
@@ -158,7 +159,8 @@ def test_a_job_name_that_is_taken_is_named(namespace: Kubectl, image: str) -> No
             },
         },
     }
-    names = [f"b-{uid[:8]}-{fence}" for fence in range(_next_fence(namespace), _next_fence(namespace) + 40)]
+    ((last,),) = psql("SELECT last_value FROM flowstone.batch_fence_seq")
+    names = [f"b-{uid[:8]}-{fence}" for fence in range(int(last) + 1, int(last) + 21)]
     for name in names:
         namespace.apply(taken | {"metadata": {"name": name}})
     namespace.apply(asset("days", DAY, work(image, "nothing")))
@@ -166,11 +168,3 @@ def test_a_job_name_that_is_taken_is_named(namespace: Kubectl, image: str) -> No
     assert "belongs to somebody else" in condition["message"]
     namespace.out("delete", "jobs", *names)
     assert finished(namespace, "b", seconds=90)["phase"] == "Succeeded"
-
-
-def _next_fence(namespace: Kubectl) -> int:
-    """The fence that the ledger draws next."""
-    query = "SELECT last_value + 1 FROM flowstone.batch_fence_seq"
-    system = namespace.within("flowstone-system")
-    command = ["psql", "-U", "postgres", "-d", "flowstone", "-AtXc", query]
-    return int(system.out("exec", "flowstone-postgres-0", "-c", "postgres", "--", *command))
