@@ -9,14 +9,24 @@ from tests.cluster.errors import ClusterError
 from tests.cluster.flowstone_image import ensure_flowstone_image, prepare_context
 from tests.cluster.images import ensure_base_images, load
 from tests.cluster.layout import Layout, project_layout
+from tests.cluster.packages import ensure_root
 from tests.cluster.progress import Progress
+from tests.cluster.shell import exclusive
+
+WITHOUT_LOCK = ("status", "leftovers", "wheels")
+"""Commands that change nothing on the cluster; `wheels` is also for users without one, and without root."""
 
 
 def main() -> int:
     """Do what is asked; 0 when it worked."""
     arguments = _parser().parse_args()
+    layout, progress = project_layout(), Progress()
     try:
-        return _run(arguments, project_layout(), Progress())
+        if arguments.command in WITHOUT_LOCK:
+            return _run(arguments, layout, progress)
+        ensure_root()
+        with exclusive(layout.lock, progress):
+            return _run(arguments, layout, progress)
     except ClusterError as failure:
         sys.stderr.write(f"error: {failure}\n")
         return 1

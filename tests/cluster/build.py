@@ -32,8 +32,6 @@ class Tool:
 
 COREDNS = Tool("coredns", "github.com/coredns/coredns", "v1.15.0")
 HELM = Tool("helm", "helm.sh/helm/v4/cmd/helm", "v4.3.1")
-KWOK = Tool("kwok", "sigs.k8s.io/kwok/cmd/kwok", "v0.8.0")
-"""Plays the pods of fake nodes; only the scale tests ask for it."""
 
 
 @dataclass(frozen=True)

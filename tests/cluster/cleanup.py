@@ -111,7 +111,8 @@ def _bundles(layout: Layout) -> list[Path]:
 
 
 def _mount_roots(layout: Layout) -> tuple[Path, ...]:
-    return (layout.state, layout.sockets, layout.containerd_store, layout.docker_store)
+    # The cache too: image stores mount there, and so does a debootstrap that was killed.
+    return (layout.state, layout.sockets, layout.cache)
 
 
 def _unmount(layout: Layout) -> None:

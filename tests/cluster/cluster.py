@@ -5,12 +5,9 @@ one of another checkout is left alone; a dead one's remains are removed, whoever
 """
 
 import datetime as dt
-import fcntl
 import json
 import shlex
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 from tests.cluster import certificates, components, configuration
@@ -19,11 +16,11 @@ from tests.cluster.build import Programs, build_programs
 from tests.cluster.check import check_from_a_pod, node_ready
 from tests.cluster.cleanup import forget_containers, leftovers, remove
 from tests.cluster.errors import ClusterError
-from tests.cluster.images import DOCKER_API, discard_containers, ensure_base_images, prepare_archives
+from tests.cluster.images import DOCKER_API, discard_containers, discard_images, ensure_base_images, prepare_archives
 from tests.cluster.layout import NODE, Layout
 from tests.cluster.network import create_bridges
 from tests.cluster.objects import apply_objects
-from tests.cluster.packages import ensure_packages, ensure_root
+from tests.cluster.packages import ensure_packages
 from tests.cluster.processes import (
     Component,
     Record,
@@ -35,7 +32,7 @@ from tests.cluster.processes import (
     wait_until_ready,
 )
 from tests.cluster.progress import Progress
-from tests.cluster.shell import write
+from tests.cluster.shell import discard_scratch, write
 
 COMPONENTS = (
     "etcd",
@@ -56,22 +53,14 @@ def up(layout: Layout, progress: Progress) -> None:
     Raises:
         ClusterError: with what failed and what to do.
     """
-    ensure_root()
-    with _only_one(layout, progress):
-        _refuse_foreign_cluster(layout)
-        ensure_packages(layout, progress)
-        if healthy(layout):
-            ensure_base_images(layout, progress)
-            progress(f"the cluster is up; `. {layout.environment}` sets KUBECONFIG, DOCKER_HOST and PATH")
-            return
+    _refuse_foreign_cluster(layout)
+    ensure_packages(layout, progress)
+    if healthy(layout):
+        ensure_base_images(layout, progress)
+    else:
         _clear(layout, progress)
-        programs = _prepare(layout, progress)
-        try:
-            _start(layout, programs, progress)
-        except ClusterError:
-            remove(layout)  # a half cluster would only be in the way; the logs stay
-            raise
-        progress(f"the cluster is up; `. {layout.environment}` sets KUBECONFIG, DOCKER_HOST and PATH")
+        _start(layout, _prepare(layout, progress), progress)
+    progress(f"the cluster is up; `. {layout.environment}` sets KUBECONFIG, DOCKER_HOST and PATH")
 
 
 def down(layout: Layout, progress: Progress, *, force: bool = False) -> None:
@@ -85,12 +74,10 @@ def down(layout: Layout, progress: Progress, *, force: bool = False) -> None:
     Raises:
         ClusterError: something is left; the message names it.
     """
-    ensure_root()
-    with _only_one(layout, progress):
-        if not force:
-            _refuse_foreign_cluster(layout)
-        ended = remove(layout)
-        rest = leftovers(layout).lines()
+    if not force:
+        _refuse_foreign_cluster(layout)
+    ended = remove(layout)
+    rest = leftovers(layout).lines()
     if rest:
         raise ClusterError("after the end of the cluster these are left:\n    " + "\n    ".join(rest))
     progress(f"the cluster is down ({ended} processes ended), nothing is left")
@@ -122,19 +109,6 @@ def _state(record: Record | None) -> str:
     return f"runs as process {record.pid}" if alive(record) else "ended"
 
 
-@contextmanager
-def _only_one(layout: Layout, progress: Progress) -> Iterator[None]:
-    """Let one starter work at a time; the kernel frees the lock when its holder is killed."""
-    layout.lock.parent.mkdir(parents=True, exist_ok=True)
-    with layout.lock.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress("waiting for another start or end of the cluster")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _refuse_foreign_cluster(layout: Layout) -> None:
     owner = _owner(layout)
     if owner is None or owner == layout.root or not owner.is_dir():
@@ -162,6 +136,8 @@ def _clear(layout: Layout, progress: Progress) -> None:
     if rest:
         progress(f"removing what is left of an earlier cluster ({'; '.join(line.partition(':')[0] for line in rest)})")
     remove(layout)
+    for folder in ("go", "images", "python"):
+        discard_scratch(layout.cache / folder)
 
 
 def _prepare(layout: Layout, progress: Progress) -> Programs:
@@ -176,6 +152,14 @@ def _prepare(layout: Layout, progress: Progress) -> Programs:
 
 
 def _start(layout: Layout, programs: Programs, progress: Progress) -> None:
+    try:
+        _start_from_nothing(layout, programs, progress)
+    except ClusterError:
+        remove(layout)  # a half cluster would only be in the way; the logs stay
+        raise
+
+
+def _start_from_nothing(layout: Layout, programs: Programs, progress: Progress) -> None:
     layout.state.mkdir(parents=True, exist_ok=True)
     layout.sockets.mkdir(parents=True, exist_ok=True)
     write(layout.owner, json.dumps({"root": str(layout.root)}))
@@ -212,6 +196,7 @@ def _start_all(layout: Layout, programs: Programs, api: Api, progress: Progress)
         components.coredns(layout, programs),
     )
     discard_containers(layout)
+    discard_images(layout)
     ensure_base_images(layout, progress)
 
 

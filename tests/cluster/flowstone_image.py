@@ -16,11 +16,11 @@ from pathlib import Path
 
 from tests.cluster.build import content_key
 from tests.cluster.errors import ClusterError
-from tests.cluster.images import docker, docker_id, docker_with_input, load
+from tests.cluster.images import IMAGE, docker, docker_id, docker_with_input, load
 from tests.cluster.layout import Layout
 from tests.cluster.progress import Progress
 from tests.cluster.rootfs import BASE
-from tests.cluster.shell import run, run_long, scratch, write
+from tests.cluster.shell import discard_scratch, exclusive, run, run_long, scratch, write
 
 PYTHON = "3.13"
 """The Python of the base image."""
@@ -28,7 +28,6 @@ PYTHON = "3.13"
 GLIBC = ("2_28", "2_17")
 """Wheels may ask for a C library as new as these; `2_17` is also known as manylinux2014."""
 
-IMAGE = "localhost/flowstone"
 REFERENCE = f"{IMAGE}:dev"
 
 CONTEXT = "build/image"
@@ -107,10 +106,12 @@ def _build_on(layout: Layout, parent: str, stage: str, reference: str, progress:
 def prepare_context(layout: Layout, progress: Progress) -> Context:
     """Fill `build/image/` with what the Dockerfile copies."""
     folder = layout.root / CONTEXT
-    dependencies = _dependencies(layout, progress)
-    _place(folder / "deps", dependencies.name, lambda target: _link_tree(dependencies, target))
-    code = code_key(layout.root)
-    _place(folder / "app", code, lambda target: _unpack_own_wheel(layout, target, progress))
+    with exclusive(layout.cache / "wheels.lock", progress):
+        discard_scratch(folder)
+        dependencies = _dependencies(layout, progress)
+        _place(folder / "deps", dependencies.name, lambda target: _link_tree(dependencies, target))
+        code = code_key(layout.root)
+        _place(folder / "app", code, lambda target: _unpack_own_wheel(layout, target, progress))
     return Context(dependencies.name, code)
 
 

@@ -12,8 +12,17 @@ from tests.cluster.rootfs import RECIPES, Recipe, root_archive
 from tests.cluster.shell import run, run_pipe, scratch
 from tests.cluster.transfer import UnknownStoreError, write_archive
 
+IMAGE = "localhost/flowstone"
+"""FlowStone's own image; made by flowstone_image.py."""
+
 DOCKER_API = "1.41"
 """What Debian 12's dockerd speaks; a newer client must be told."""
+
+MANAGED = "io.cri-containerd.image"
+"""The label by which the kubelet's runtime says that it has taken note of a reference."""
+
+KEPT = 3
+"""Contents of FlowStone's image that a new cluster keeps; a return to one of them needs no build."""
 
 LOAD_SECONDS = 20.0
 """Until the kubelet's runtime knows an image that containerd has; normally milliseconds."""
@@ -55,9 +64,12 @@ def node_images(layout: Layout) -> dict[str, str]:
 
 
 def parse_node_images(table: str) -> dict[str, str]:
-    """Read the table that `ctr images list` prints: reference, type, digest, and more."""
-    rows = [line.split() for line in table.splitlines()[1:]]
-    return {row[0]: row[2] for row in rows if len(row) > 2}
+    """Read the table that `ctr images list` prints: reference, type, digest, and more; labels at the end.
+
+    A reference that the kubelet's runtime has not taken note of yet counts as absent: pods would not get it.
+    """
+    rows = [line.split() for line in table.splitlines() if f"{MANAGED}=managed" in line]
+    return {row[0]: row[2] for row in rows}
 
 
 def node_has(images: Mapping[str, str], reference: str, image_id: str) -> bool:
@@ -114,7 +126,7 @@ def _transfer(layout: Layout, images: Mapping[str, str]) -> None:
 def _announce(layout: Layout, names: Iterable[str]) -> None:
     """Let the kubelet's runtime look at names anew: one that it manages already it does not follow."""
     for name in names:
-        run([*_ctr(layout), "images", "label", name, "io.cri-containerd.image="])
+        run([*_ctr(layout), "images", "label", name, f"{MANAGED}="])
 
 
 def discard_containers(layout: Layout) -> None:
@@ -122,6 +134,27 @@ def discard_containers(layout: Layout) -> None:
     if docker(layout, "container", "list", "--all", "--quiet").strip():
         docker(layout, "container", "prune", "--force")
     docker(layout, "volume", "prune", "--force")
+
+
+def discard_images(layout: Layout) -> None:
+    """Remove what no name stands for any more, and the older contents of images that are tagged by content.
+
+    Only a new cluster does so: no pod runs from them yet.
+    """
+    for repository in (f"{IMAGE}-dependencies", IMAGE):
+        tags = docker(layout, "image", "list", "--format", "{{.Tag}}", repository).split()
+        for tag in superseded(tags):
+            docker(layout, "image", "rm", f"{repository}:{tag}")
+    docker(layout, "image", "prune", "--force")
+    known = docker(layout, "image", "list", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}").split()
+    unknown = [name for name in node_images(layout) if name not in known]
+    if unknown:
+        run([*_ctr(layout), "images", "remove", *unknown])
+
+
+def superseded(tags: Iterable[str]) -> list[str]:
+    """Which of an image's tags can go, given from the newest to the oldest: all but `dev` and the first few."""
+    return [tag for tag in tags if tag != "dev"][KEPT:]
 
 
 def prepare_archives(layout: Layout, progress: Progress) -> None:

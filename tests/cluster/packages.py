@@ -40,6 +40,9 @@ NEEDS = (
     Need(str(CNI_PLUGINS / "host-local"), "containernetworking-plugins"),
 )
 
+APPARMOR = Path("/sys/module/apparmor/parameters/enabled")
+"""Says `Y` where the kernel enforces AppArmor; then runtimes load a profile and need its compiler."""
+
 
 def find(program: str) -> str | None:
     """Where a program is; system folders count also for a PATH that lacks them."""
@@ -72,7 +75,8 @@ def ensure_packages(layout: Layout, progress: Progress) -> None:
     Raises:
         ClusterError: something is missing and this user may not install it, or this is no Debian.
     """
-    packages = missing_packages(separate_client=_debian_release() >= 13)
+    needs = [*NEEDS, Need("apparmor_parser", "apparmor")] if _apparmor_enforced() else NEEDS
+    packages = missing_packages(needs, separate_client=_debian_release() >= 13)
     if not packages:
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
@@ -98,6 +102,10 @@ def ensure_root() -> None:
             "the cluster needs root (network bridge, mounts, containers): run the same command with sudo,\n"
             "or name another cluster in KUBECONFIG, which is then used instead"
         )
+
+
+def _apparmor_enforced() -> bool:
+    return APPARMOR.exists() and APPARMOR.read_text().strip() == "Y"
 
 
 def _debian_release() -> int:

@@ -1,5 +1,6 @@
 """Calls of other programs, and files written so that a kill leaves no half one."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -10,10 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.cluster.errors import CommandError
+from tests.cluster.layout import MARK
 from tests.cluster.progress import Progress
 
 HEARTBEAT_SECONDS = 30.0
 TAIL_LINES = 20
+
+SCRATCH = ".tmp-"
+"""How the names of temporary folders begin."""
 
 
 def tail(text: str, lines: int = TAIL_LINES) -> str:
@@ -87,6 +92,8 @@ def run_long(
 ) -> None:
     """Run a slow program with its output in a log, and say now and then that it is still at work.
 
+    It carries the cluster's mark, so that the next start ends it when this starter was killed.
+
     Raises:
         CommandError: it exited with an error; the message ends with the log's last lines.
     """
@@ -99,7 +106,7 @@ def run_long(
             stdout=output,
             stderr=subprocess.STDOUT,
             check=False,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, **(env or {}), MARK: "build"},
             cwd=directory,
         )
     if done.returncode:
@@ -129,11 +136,30 @@ def _heartbeat(progress: Progress, label: str) -> Iterator[None]:
 def scratch(parent: Path) -> Iterator[Path]:
     """A temporary folder below `parent`, so that what is made in it can be renamed into place."""
     parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".tmp-", dir=parent))
+    folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=parent))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def discard_scratch(parent: Path) -> None:
+    """Remove the temporary folders that killed starters left; nobody may be using one."""
+    for folder in parent.glob(f"{SCRATCH}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def exclusive(path: Path, progress: Progress) -> Iterator[None]:
+    """Let one process at a time do something; the kernel frees the lock when its holder is killed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress("waiting for another command on the cluster to end")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def write(path: Path, text: str | bytes, mode: int = 0o644) -> None:

@@ -211,15 +211,21 @@ class TestImages:
         """The node has an image when its name and its id point to the same manifest."""
         table = """\
 REF TYPE DIGEST SIZE PLATFORMS LABELS
-localhost/a:dev application/x sha256:m2 1.0 MiB linux/amd64 -
-sha256:id1 application/x sha256:m1 1.0 MiB linux/amd64 -
-sha256:id2 application/x sha256:m2 1.0 MiB linux/amd64 -
+localhost/a:dev application/x sha256:m2 1.0 MiB linux/amd64 io.cri-containerd.image=managed
+sha256:id1 application/x sha256:m1 1.0 MiB linux/amd64 io.cri-containerd.image=managed
+sha256:id2 application/x sha256:m2 1.0 MiB linux/amd64 io.cri-containerd.image=managed
+localhost/c:dev application/x sha256:m2 1.0 MiB linux/amd64 io.cri-containerd.image=
 """
         present = images.parse_node_images(table)
         assert images.node_has(present, "localhost/a:dev", "sha256:id2")
         assert not images.node_has(present, "localhost/a:dev", "sha256:id1")
         assert not images.node_has(present, "localhost/a:dev", "sha256:id3")
         assert not images.node_has(present, "localhost/b:dev", "sha256:id2")
+        assert not images.node_has(present, "localhost/c:dev", "sha256:id2")  # not taken note of yet
+
+    def test_the_newest_contents_are_kept(self) -> None:
+        """Of tags from the newest to the oldest, `dev` and three others stay."""
+        assert images.superseded(["dev", "5", "4", "3", "2", "1"]) == ["2", "1"]
 
     def test_a_layer_is_put_together_byte_by_byte(self, tmp_path: Path) -> None:
         """Headers come from the split, contents from the folder; the result is the original tar."""
