@@ -10,7 +10,7 @@ import typer
 
 from flowstone.cli.cluster import Cluster
 from flowstone.cli.exits import Exit
-from flowstone.cli.manifests import one_backfill
+from flowstone.cli.manifests import request
 from flowstone.cli.output import Output, console, show, show_all
 from flowstone.cli.watching import picture, wait
 from flowstone.kube import paths
@@ -65,17 +65,22 @@ def run(
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Apply a Backfill from a file, as `kubectl apply --server-side` does."""
-    resource = one_backfill(file)
-    wanted = namespace or resource["metadata"].get("namespace")
-    cluster = Cluster.connect(kubeconfig, context=context, namespace=wanted)
-    resource["metadata"]["namespace"] = cluster.namespace
-    name = resource["metadata"]["name"]
-    applied = cluster.apply(paths.custom("backfills", cluster.namespace, name), resource)
+    """Apply a Backfill, and the Assets beside it in the file, as `kubectl apply --server-side` does."""
+    asked = request(file)
+    cluster = Cluster.connect(kubeconfig, context=context, namespace=namespace or asked.namespace)
+    for asset in asked.assets:
+        _apply(cluster, "assets", asset)
+    applied = _apply(cluster, "backfills", asked.backfill)
     if wait_for_it:
-        _follow(cluster, name, timeout, output)
+        _follow(cluster, asked.name, timeout, output)
     else:
         show(applied, output)
+
+
+def _apply(cluster: Cluster, plural: str, manifest: Json) -> Json:
+    metadata = {**manifest["metadata"], "namespace": cluster.namespace}
+    path = paths.custom(plural, cluster.namespace, metadata["name"])
+    return cluster.apply(path, {**manifest, "metadata": metadata})
 
 
 def cancel(

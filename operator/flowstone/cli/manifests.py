@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,20 +35,46 @@ def read(file: Path) -> list[Json]:
     return documents
 
 
-def one_backfill(file: Path) -> Json:
-    """The one Backfill of a file; other documents of FlowStone may stand beside it.
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a file asks for: one Backfill, and the Assets that stand beside it."""
+
+    backfill: Json
+    assets: list[Json]
+
+    @property
+    def name(self) -> str:
+        """The Backfill's name."""
+        return str(self.backfill["metadata"]["name"])
+
+    @property
+    def namespace(self) -> str | None:
+        """The Backfill's namespace, if the file names one."""
+        namespace: str | None = self.backfill["metadata"].get("namespace")
+        return namespace
+
+
+def request(file: Path) -> Request:
+    """The one Backfill of a file and its Assets.
 
     Raises:
-        InvalidSpec: there is none, or there are several.
+        InvalidSpec: there is not exactly one Backfill, or there is something that is not FlowStone's.
     """
-    found = of_kind(read(file), "Backfill")
-    if len(found) != 1:
-        raise InvalidSpec("-f", str(file), f"name a file with one Backfill ({API_VERSION}); it has {len(found)}")
-    if not found[0]["metadata"].get("name"):
-        raise InvalidSpec("metadata.name", None, "give the Backfill a name")
-    return found[0]
+    documents = read(file)
+    ours = {kind: [one for one in documents if _is(one, kind)] for kind in ("Backfill", "Asset")}
+    if len(documents) != sum(map(len, ours.values())):
+        raise InvalidSpec(
+            "-f", str(file), f"it holds more than Backfills and Assets of {API_VERSION}: use kubectl apply"
+        )
+    if len(ours["Backfill"]) != 1:
+        raise InvalidSpec(
+            "-f", str(file), f"name a file with one Backfill ({API_VERSION}); it has {len(ours['Backfill'])}"
+        )
+    for one in documents:
+        if not one["metadata"].get("name"):
+            raise InvalidSpec("metadata.name", None, f"give the {one['kind']} a name")
+    return Request(ours["Backfill"][0], ours["Asset"])
 
 
-def of_kind(documents: list[Json], kind: str) -> list[Json]:
-    """The documents of one of FlowStone's kinds."""
-    return [one for one in documents if one.get("kind") == kind and one.get("apiVersion") == API_VERSION]
+def _is(document: Json, kind: str) -> bool:
+    return document.get("kind") == kind and document.get("apiVersion") == API_VERSION

@@ -28,7 +28,8 @@ PHASES = {
 
 _BAR = 60
 _DELIVERY = {"ExactlyOnce": "exactly once", "AtLeastOnce": "at least once"}
-_TROUBLE = ("Blocked", "Stalled", "Suspended")
+_TROUBLE = (("Blocked", "True"), ("Stalled", "True"), ("Suspended", "True"), ("Reconciling", "True"))
+"""Conditions that ask for attention, the most urgent first; planning says what it waits for."""
 
 
 def summary(resource: Json, now: datetime) -> RenderableType:
@@ -94,11 +95,17 @@ def _failures(failures: Sequence[Json]) -> RenderableType | None:
 
 def trouble(resource: Json) -> RenderableType | None:
     """The condition that asks for somebody's attention, in its own words; None when all is well."""
-    for condition in (resource.get("status") or {}).get("conditions") or []:
-        if condition.get("type") in _TROUBLE and condition.get("status") == "True":
-            return Padding(
-                Text.assemble((f"{condition['reason']}: ", "bold red"), str(condition.get("message", ""))), (1, 0, 0, 0)
-            )
+    found = trouble_words(resource)
+    return Padding(Text.assemble((f"{found[0]}: ", "bold red"), found[1]), (1, 0, 0, 0)) if found else None
+
+
+def trouble_words(resource: Json) -> tuple[str, str] | None:
+    """Reason and message of that condition."""
+    by_type = {one.get("type"): one for one in (resource.get("status") or {}).get("conditions") or []}
+    for kind, bad in _TROUBLE:
+        condition = by_type.get(kind) or {}
+        if condition.get("status") == bad:
+            return str(condition.get("reason")), str(condition.get("message", ""))
     return None
 
 

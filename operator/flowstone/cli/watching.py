@@ -71,7 +71,7 @@ class Lines:
     def __call__(self, state: Json) -> None:
         """Print the state, if it differs enough from the one before."""
         status = state.get("status") or {}
-        key = (status.get("phase"), status.get("progress", 0) // 5)
+        key = (status.get("phase"), status.get("progress", 0) // 5, view.trouble_words(state))
         if key != self._last:
             self._last = key
             self._console.print(_line(state))
@@ -82,5 +82,6 @@ def _line(state: Json) -> str:
     counts = status.get("counts") or {}
     states = ("succeeded", "failed", "running", "queued")
     numbers = ", ".join(f"{counts[name]} {name}" for name in states if counts.get(name))
-    phase, percent = status.get("phase", "Planning"), status.get("progress", 0)
-    return f"{state['metadata']['name']}: {phase} {percent} %  {numbers}".rstrip()
+    trouble = view.trouble_words(state)
+    parts = [f"{status['phase']} {status.get('progress', 0)} %" if status.get("phase") else "applied", numbers]
+    return f"{state['metadata']['name']}: " + "  ".join(filter(None, [*parts, trouble and ": ".join(trouble)]))

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from flowstone.cli.app import main
 from flowstone.cli.exits import Exit, of_backfill, of_error
-from flowstone.cli.manifests import one_backfill, read
+from flowstone.cli.manifests import request
 from flowstone.cli.service import patiently
 from flowstone.cli.watching import picture, wait
 from flowstone.errors import InvalidSpec, KubernetesRefused, KubernetesUnavailable, LedgerUnavailable
@@ -145,7 +145,8 @@ def test_migration_does_not_wait_for_ever() -> None:
     [
         ("a: [", "the file is no YAML"),
         ("- 1", "each document is an object"),
-        ("kind: Backfill\nmetadata: {name: x}", "it has 0"),
+        ("kind: Backfill\nmetadata: {name: x}", "use kubectl apply"),
+        ("apiVersion: flowstone.dev/v1alpha1\nkind: Asset\nmetadata: {name: x}", "it has 0"),
         ("apiVersion: flowstone.dev/v1alpha1\nkind: Backfill\nmetadata: {}", "give the Backfill a name"),
     ],
 )
@@ -154,18 +155,18 @@ def test_a_bad_file_is_refused_in_words(tmp_path: Path, text: str, words: str) -
     file = tmp_path / "backfill.yaml"
     file.write_text(text)
     with pytest.raises(InvalidSpec, match=words):
-        one_backfill(file)
+        request(file)
 
 
-def test_other_documents_may_stand_beside_the_backfill(tmp_path: Path) -> None:
-    """A file with Asset and Backfill, as in the examples, holds one Backfill."""
+def test_assets_may_stand_beside_the_backfill(tmp_path: Path) -> None:
+    """A file with Asset and Backfill, as in the examples, is one request."""
     file = tmp_path / "both.yaml"
     head = "apiVersion: flowstone.dev/v1alpha1\n"
     file.write_text(
         f"{head}kind: Asset\nmetadata: {{name: a}}\n---\n{head}kind: Backfill\nmetadata: {{name: b}}\n---\n"
     )
-    assert [one["kind"] for one in read(file)] == ["Asset", "Backfill"]
-    assert one_backfill(file)["metadata"]["name"] == "b"
+    asked = request(file)
+    assert (asked.name, asked.namespace, [one["metadata"]["name"] for one in asked.assets]) == ("b", None, ["a"])
 
 
 def test_a_missing_file_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
