@@ -36,6 +36,9 @@ from flowstone.kube.paths import core, custom
 from flowstone.settings import OperatorSettings
 from flowstone.telemetry import Health, Logger, Metrics, configure_logging
 
+KOPF_SETTLED = 30.0
+"""Seconds after which a watch that was started again counts as healthy."""
+
 KOPF_PAUSE = 5.0
 """Seconds before Kopf is started again after it gave up, such as on a watch that RBAC forbids."""
 
@@ -153,12 +156,15 @@ class Operator:
         with self._metrics.seconds.labels(key.kind).time():
             again = await reconcile(key.namespace, key.name)
         self._metrics.reconciles.labels(key.kind, "done").inc()
+        self._note(str(key), None)
         self._metrics.queue_depth.set(len(self._queue))
         return again
 
     def _failed(self, key: Key, error: Exception, delay: float) -> None:
+        """What ends up here could not be written to the resource's status: it goes to /readyz and the log."""
         self._metrics.reconciles.labels(key.kind, type(error).__name__).inc()
         expected = isinstance(error, FlowStoneError)
+        self._note(str(key), str(error))
         self._log.warning(
             "reconcile_failed",
             kind=key.kind,
@@ -197,6 +203,7 @@ class Operator:
 
     async def _report_ready(self, ready: asyncio.Event) -> None:
         await ready.wait()
+        await asyncio.sleep(KOPF_SETTLED)
         self._note("watch", None)
 
     async def _sweep(self) -> None:

@@ -99,15 +99,22 @@ def test_a_template_that_pod_security_refuses_is_named(namespace: Kubectl, image
     assert "rivileged" in conditions(status)["Ready"]["message"]
 
 
+def _split(rule: Json, resource: str, verb: str) -> list[Json]:
+    """A rule without one verb on one of its resources."""
+    if resource not in rule["resources"]:
+        return [rule]
+    others = [one for one in rule["resources"] if one != resource]
+    verbs = [one for one in rule["verbs"] if one != verb]
+    return [rule | {"resources": [resource], "verbs": verbs}] + ([rule | {"resources": others}] if others else [])
+
+
 @contextmanager
 def without(operator: Kubectl, resource: str, verb: str) -> Iterator[None]:
     """Take one verb away from the operator's ClusterRole while the block runs."""
     role = operator.get("clusterrole", "flowstone")
     original = json.dumps({"rules": role["rules"]})
-    for rule in role["rules"]:
-        if resource in rule["resources"]:
-            rule["verbs"] = [one for one in rule["verbs"] if one != verb]
-    operator.out("patch", "clusterrole", "flowstone", "--type=merge", "-p", json.dumps({"rules": role["rules"]}))
+    rules = [part for rule in role["rules"] for part in _split(rule, resource, verb)]
+    operator.out("patch", "clusterrole", "flowstone", "--type=merge", "-p", json.dumps({"rules": rules}))
     try:
         yield
     finally:
@@ -127,6 +134,30 @@ def test_a_verb_taken_away_is_named_and_work_goes_on_when_it_is_back(
         namespace.apply(backfill("b", "days", keys=ONE))
         condition = standing(namespace, "b", "Blocked", "RBAC")
         assert f'cannot {verb} resource "{resource}"' in condition["message"]
+    assert finished(namespace, "b", seconds=90)["phase"] == "Succeeded"
+
+
+def test_without_the_right_to_read_backfills_events_and_readiness_tell(
+    namespace: Kubectl, operator: Kubectl, image: str
+) -> None:
+    """Where no status can be written an Event and /readyz name the verb; work goes on when it is back."""
+    namespace.apply(asset("days", DAY, work(image, "nothing")))
+    with without(operator, "backfills", "get"):
+        namespace.apply(backfill("b", "days", keys=ONE))
+        wait_for(
+            lambda: [
+                event.get("note", event.get("message", "")) for event in namespace.list("events.v1.events.k8s.io")
+            ],
+            lambda notes: any('cannot get resource "backfills"' in note for note in notes),
+            seconds=30,
+            what="an Event",
+        )
+        wait_for(
+            lambda: operator.get("deployment", "flowstone")["status"].get("readyReplicas", 0),
+            lambda ready: ready == 0,
+            seconds=60,
+            what="not ready",
+        )
     assert finished(namespace, "b", seconds=90)["phase"] == "Succeeded"
 
 

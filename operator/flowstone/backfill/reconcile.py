@@ -100,7 +100,11 @@ class BackfillReconciler:
 
     async def __call__(self, namespace: str, name: str) -> float | None:
         """Reconcile; returns the seconds until the key is wanted back, or None."""
-        resource = await self._env.kube.get(custom("backfills", namespace, name))
+        try:
+            resource = await self._env.kube.get(custom("backfills", namespace, name))
+        except KubernetesRefused as refused:  # without the resource there is no status to write to
+            await self._env.reporter.complain(namespace, name, Standing(Stand.BLOCKED, "RBAC", refused.message))
+            raise
         if resource is None:
             await self._forget(namespace, name)
             return None

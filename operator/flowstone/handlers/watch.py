@@ -27,6 +27,9 @@ class Key:
     namespace: str
     name: str
 
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}"
+
 
 Enqueue = Callable[[Key], None]
 
@@ -78,4 +81,5 @@ def settings() -> kopf.OperatorSettings:
     wanted.watching.inactivity_timeout = 70
     wanted.watching.label_selectors["batch", "v1", "jobs"] = f"{LABEL_MANAGED_BY}=flowstone"
     wanted.networking.request_timeout = 30
+    wanted.networking.error_backoffs = (1, 1, 2, 3)  # then Kopf gives up, and /readyz says why
     return wanted

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from flowstone.backfill.standing import Stand, Standing
 from flowstone.backfill.status import Report, compose, differs
@@ -25,6 +25,9 @@ _TOLD = {
     Stand.BUDGET_PASSED: "Warning",
 }
 """Standings that are worth an Event when they begin."""
+
+COMPLAINT_PAUSE = 600.0
+"""Seconds until the same complaint is made again."""
 
 _NEWEST, _OLDEST = 1.0, 15.0
 
@@ -46,6 +49,7 @@ class Reporter:
         self._clock = clock
         self._instance = instance
         self._written: dict[str, float] = {}
+        self._complained: dict[tuple[str, str, str], float] = {}
 
     def due(self, resource: Mapping[str, Any]) -> bool:
         """Whether mere progress may be written now: often while a backfill is young, every 15 s later."""
@@ -91,24 +95,34 @@ class Reporter:
         known = {(c.get("reason"), c.get("status")) for c in old.get("conditions") or [] if c.get("type") == "Ready"}
         if kind is None or any(reason == standing.reason for reason, _ in known):
             return
-        body = event(resource, standing, kind, self._instance, self._now())
+        await self._post(resource["metadata"], standing, kind)
+
+    async def complain(self, namespace: str, name: str, standing: Standing) -> None:
+        """Tell by an Event what cannot be told by a status, at most once in `COMPLAINT_PAUSE` seconds."""
+        told = self._complained.get((namespace, name, standing.message))
+        if told is not None and self._clock() - told < COMPLAINT_PAUSE:
+            return
+        self._complained[namespace, name, standing.message] = self._clock()
+        await self._post({"namespace": namespace, "name": name}, standing, "Warning")
+
+    async def _post(self, metadata: Mapping[str, Any], standing: Standing, kind: str) -> None:
+        body = event(metadata, standing, kind, self._instance, self._now())
         try:
-            await self._kube.create(events(resource["metadata"]["namespace"]), body)
+            await self._kube.create(events(metadata["namespace"]), body)
         except KubernetesRefused as refused:  # an Event is a courtesy; the status says the same
             self._log.warning("event_refused", status=refused.status, message=refused.message)
 
 
 def event(
-    resource: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     standing: Standing,
-    kind: Literal["Normal", "Warning"] | str,
+    kind: str,
     instance: str,
     now: datetime,
 ) -> Json:
     """An Event about a backfill's standing."""
-    metadata = resource["metadata"]
     moment = now.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    digest = hashlib.sha256(f"{metadata['uid']}{standing.reason}{moment}".encode()).hexdigest()[:12]
+    digest = hashlib.sha256(f"{metadata}{standing.reason}{moment}".encode()).hexdigest()[:12]
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
@@ -116,7 +130,7 @@ def event(
         "regarding": {
             "apiVersion": API_VERSION,
             "kind": "Backfill",
-            **{key: metadata[key] for key in ("name", "namespace", "uid", "resourceVersion")},
+            **{key: metadata[key] for key in ("name", "namespace", "uid", "resourceVersion") if key in metadata},
         },
         "eventTime": moment,
         "type": kind,
