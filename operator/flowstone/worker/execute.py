@@ -17,7 +17,7 @@ from flowstone.partition.keys import KeyElement
 from flowstone.worker.contract import Assignment
 from flowstone.worker.failure import FunctionError, clipped
 from flowstone.worker.keys import typed_key, values_of, window_of
-from flowstone.worker.process import Surroundings
+from flowstone.worker.process import StopSignal, Surroundings
 from flowstone.worker.reports import Outcome, Reports
 from flowstone.worker.statements import RowKey, commit_sql
 from flowstone.worker.work import each
@@ -48,7 +48,7 @@ def execute(
 
     def one(partition: str, attempt: int) -> Outcome:
         def run() -> None:
-            run_command(command, {**environment, **variables(assignment, partition, attempt)})
+            run_command(command, {**environment, **variables(assignment, partition, attempt)}, around.stop)
 
         return reports.after(partition, run)
 
@@ -70,63 +70,75 @@ def variables(assignment: Assignment, partition: str, attempt: int) -> dict[str,
     return result
 
 
-def run_command(command: Sequence[str], environment: Mapping[str, str]) -> None:
+def run_command(command: Sequence[str], environment: Mapping[str, str], stop: StopSignal) -> None:
     """Run a command to its end, passing on its standard error.
 
     Raises:
         FunctionError: it could not be started, or ended with another code than 0; with the end of its standard error.
     """
+    program = _Program(command, environment)
     try:
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, start_new_session=True)
-    except (OSError, ValueError) as error:
-        raise FunctionError(f"{command[0]!r} cannot be started: {error}; check the Asset's command.") from error
-    with _Tail(process.stderr) as tail:
-        try:
-            code = process.wait()
-        except BaseException:
-            _end(process)
-            raise
+        with stop.held():  # a program that was started half would outlive its batch
+            program.start()
+        code = program.wait()
+    except BaseException:
+        program.end()
+        raise
     if code != 0:
-        raise FunctionError(clipped(f"{_ended_with(code)}: {tail.text()}"))
+        raise FunctionError(clipped(f"{_ended_with(code)}: {program.last_words()}"))
 
 
-class _Tail:
-    """Passes a stream on to standard error and keeps its end."""
+class _Program:
+    """A program in a group of its own, whose standard error is passed on and whose last words are kept."""
 
-    def __init__(self, stream: IO[bytes] | None) -> None:
-        self._stream = stream
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        self._command = command
+        self._environment = environment
+        self._process: subprocess.Popen[bytes] | None = None
         self._kept = b""
-        self._thread = threading.Thread(target=self._pump, daemon=True)
+        self._pump: threading.Thread | None = None
 
-    def __enter__(self) -> _Tail:
-        self._thread.start()
-        return self
+    def start(self) -> None:
+        try:
+            self._process = subprocess.Popen(
+                self._command, env=self._environment, stderr=subprocess.PIPE, start_new_session=True
+            )
+        except (OSError, ValueError) as error:
+            raise FunctionError(
+                f"{self._command[0]!r} cannot be started: {error}; check the Asset's command."
+            ) from error
+        self._pump = threading.Thread(target=self._pass_on, args=(self._process.stderr,), daemon=True)
+        self._pump.start()
 
-    def __exit__(self, *_: object) -> None:
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end of the started program and return its exit code."""
+        if self._process is None or self._pump is None:
+            raise FunctionError("The program was not started.")
+        code = self._process.wait(timeout)
         # A grandchild may hold the stream open for ever; what came within a second is enough.
-        self._thread.join(timeout=1)
-        if self._stream is not None and not self._thread.is_alive():
-            self._stream.close()
+        self._pump.join(timeout=1)
+        return code
 
-    def text(self) -> str:
+    def end(self) -> None:
+        """End the program, if it runs, with everything that it started."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        os.killpg(self._process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            self.wait(_ORDERLY_END)
+        with suppress(ProcessLookupError):  # as a rule nothing of the group is left
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self.wait()
+
+    def last_words(self) -> str:
         return self._kept.decode("utf-8", "replace").strip() or "nothing on standard error"
 
-    def _pump(self) -> None:
-        while self._stream is not None and (chunk := os.read(self._stream.fileno(), 65536)):
-            self._kept = (self._kept + chunk)[-_TAIL_BYTES:]
-            sys.stderr.buffer.write(chunk)
-            sys.stderr.buffer.flush()
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a program with everything that it started."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(timeout=_ORDERLY_END)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    def _pass_on(self, stream: IO[bytes]) -> None:
+        with stream:
+            while chunk := os.read(stream.fileno(), 65536):
+                self._kept = (self._kept + chunk)[-_TAIL_BYTES:]
+                sys.stderr.buffer.write(chunk)
+                sys.stderr.buffer.flush()
 
 
 def _ended_with(code: int) -> str:

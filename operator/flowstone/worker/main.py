@@ -34,7 +34,7 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     stop.install()  # before the slow imports: process 1 of a container ignores SIGTERM until it has a handler
     log = line_log(sys.stdout, fence=os.environ.get("FLOWSTONE_FENCE", ""))
     try:
-        return _run(verb, arguments, Surroundings(log, stopping=lambda: stop.came))
+        return _run(verb, arguments, Surroundings(log, stop=stop))
     except LedgerUnavailable as error:
         log("batch.abandoned", error=str(error))
         return EXIT_LEDGER_LOST

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import FrameType
 
 from flowstone.worker.log import Log
@@ -24,15 +25,28 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.came = False
+        self._held = False
 
     def install(self) -> None:
         """Take over SIGTERM; process 1 of a container would ignore it."""
         signal.signal(signal.SIGTERM, self._stop)
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Put `Stopped` off to the end of a block that must not be left half done."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        if self.came:
+            raise Stopped
+
     def _stop(self, number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the tidying up
         self.came = True
-        raise Stopped
+        if not self._held:
+            raise Stopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +57,14 @@ class Surroundings:
         clock: Seconds that only grow.
         pause: Waits so many seconds.
         chance: A number from 0 to 1, for pauses that differ from worker to worker.
-        stopping: Whether the process was asked to stop.
+        stop: Knows whether the process was asked to stop.
     """
 
     log: Log
     clock: Callable[[], float] = time.monotonic
     pause: Callable[[float], None] = time.sleep
     chance: Callable[[], float] = random.random
-    stopping: Callable[[], bool] = lambda: False
+    stop: StopSignal = field(default_factory=StopSignal)
 
     def stopwatch(self) -> Callable[[], float]:
         """Return a function that tells the seconds since now, to the millisecond."""

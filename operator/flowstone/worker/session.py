@@ -54,10 +54,11 @@ class Patience:
 class Session:
     """A connection that is there when it is needed.
 
-    libpq reads host, database, login and password from the `PG*` variables.
+    What `conninfo` does not say (in a pod: everything) libpq reads from the `PG*` variables.
     """
 
-    def __init__(self, around: Surroundings, patience: float = PATIENCE) -> None:
+    def __init__(self, around: Surroundings, conninfo: str = "", patience: float = PATIENCE) -> None:
+        self._conninfo = conninfo
         self._around = around
         self._patience = patience
         self._connection: Connection[Any] | None = None
@@ -106,7 +107,7 @@ class Session:
         patience = Patience(self._around, self._patience)
         while True:
             try:
-                return Connection.connect(**_PARAMETERS)
+                return Connection.connect(self._conninfo, **_PARAMETERS)
             except psycopg.OperationalError as error:
                 patience.wait(error)
 

@@ -47,7 +47,7 @@ def each(pending: Mapping[str, int], one: Callable[[str, int], Outcome], around:
     counts: dict[Outcome, int] = {"succeeded": 0, "failed": 0, "superseded": 0}
     whole = around.stopwatch()
     for partition, charged in pending.items():
-        if around.stopping():
+        if around.stop.came:
             raise Stopped
         seconds = around.stopwatch()
         try:
