@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,6 +28,9 @@ DEFAULT_KUBECONFIG = "~/.kube/config"
 WATCH_SECONDS = 240
 """Seconds after which a watch is begun anew, so that a dead connection is noticed."""
 
+PAUSE_SECONDS = 1.0
+"""Pause before a watch is begun anew, so that one that fails at once does not load the server."""
+
 _MERGE = "application/merge-patch+json"
 _APPLY = "application/apply-patch+yaml"
 _GONE = 410
@@ -38,8 +42,9 @@ class Cluster:
     Every method raises `KubernetesRefused` when the server says no, `KubernetesUnavailable` when it does not answer.
     """
 
-    def __init__(self, api: client.ApiClient, namespace: str) -> None:
+    def __init__(self, api: client.ApiClient, namespace: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
         self._api = api
+        self._sleep = sleep
         self.namespace = namespace
         """The namespace that commands work in when none is named."""
 
@@ -87,12 +92,26 @@ class Cluster:
             until: When the watch is begun anew, so that whoever gives up then is asked in time.
         """
         while True:
-            current = self.get(f"{collection}/{name}")
+            current, version = self._now(collection, name)
             yield current
-            for event in self._watch(collection, name, current["metadata"]["resourceVersion"], _seconds(until)):
+            for event in self._watch(collection, name, version, _seconds(until)):
                 if event["type"] == "DELETED":
                     return
                 yield event["object"]
+            self._sleep(PAUSE_SECONDS)
+
+    def _now(self, collection: str, name: str) -> tuple[Json, str]:
+        """The object, and the version of the whole collection.
+
+        Notes:
+            A watch from the object's own version fails for good when that is older than what the server remembers,
+            such as after a change of the CRD; so the version is that of a list.
+        """
+        found = self._send("GET", collection, query={"fieldSelector": f"metadata.name={name}"})
+        if not found.get("items"):
+            return self.get(f"{collection}/{name}"), ""  # says in the server's words that it is not there
+        one: Json = found["items"][0]
+        return one, str(found["metadata"]["resourceVersion"])
 
     def _watch(self, collection: str, name: str, version: str, seconds: int) -> Iterator[Json]:
         query = {
