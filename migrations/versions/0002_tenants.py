@@ -28,9 +28,12 @@ CREATE TABLE flowstone.tenant (
     state text COLLATE "C" NOT NULL DEFAULT 'active'
         CONSTRAINT tenant_state_check CHECK (state IN ('active', 'suspended', 'purged')),
     max_parallel integer CONSTRAINT tenant_max_parallel_check CHECK (max_parallel > 0),
+    namespaces text[] NOT NULL DEFAULT '{}',
     role_base text COLLATE "C" UNIQUE,
     active_slot text COLLATE "C" CONSTRAINT tenant_slot_check CHECK (active_slot IN ('a', 'b')),
     rotated_at timestamptz,
+    rotate_token text NOT NULL DEFAULT '',
+    revoked_at timestamptz,
     created_at timestamptz NOT NULL DEFAULT now(),
     suspended_at timestamptz,
     retain_until timestamptz,

@@ -6,11 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flowstone.client import FlowStone
     from flowstone.worker.context import Partition
 
-__all__ = ["Partition"]
+__all__ = ["FlowStone", "Partition"]
 
-_HOMES = {"Partition": "flowstone.worker.context"}
+_HOMES = {"FlowStone": "flowstone.client", "Partition": "flowstone.worker.context"}
 """Where each public name is defined; it is imported at its first use, because a worker's start counts."""
 
 

@@ -56,13 +56,22 @@ class Binding:
     """The memory of one connection that does tenants' work.
 
     Args:
-        keys: What contexts are signed with; None with a tenant's own login, which needs none.
+        given: What contexts are signed with.
+        read: Reads the keys anew for each context when none were given, so that a rotated file is noticed.
         clock: Unix time in seconds.
         watched: Every begin and end of a transaction calls `forget`. Without it the server is asked at each statement.
     """
 
-    def __init__(self, keys: Callable[[], ContextKeys], *, clock: Callable[[], float], watched: bool) -> None:
-        self._keys = keys
+    def __init__(
+        self,
+        given: ContextKeys | None,
+        *,
+        read: Callable[[], ContextKeys],
+        clock: Callable[[], float],
+        watched: bool,
+    ) -> None:
+        self.given = given
+        self._read = read
         self._clock = clock
         self._watched = watched
         self._login: LoginKind | None = None
@@ -138,4 +147,5 @@ class Binding:
 
     def _signed(self, tenant_id: str) -> Entry:
         expiry = int(self._clock()) + LIFETIME_SECONDS
-        return Entry(tenant_id, expiry, self._keys().sign(tenant_id, expiry))
+        keys = self.given if self.given is not None else self._read()
+        return Entry(tenant_id, expiry, keys.sign(tenant_id, expiry))

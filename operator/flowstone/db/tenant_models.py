@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, Integer, LargeBinary, SmallInteger, Text, UniqueConstraint, func
+from sqlalchemy import CheckConstraint, Integer, LargeBinary, SmallInteger, Text, UniqueConstraint, func, text
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
 from flowstone.db.models import Base, Key, Time
@@ -40,9 +41,12 @@ class Tenant(Base):
     isolation: Mapped[str] = mapped_column(Key, server_default="Shared")
     state: Mapped[str] = mapped_column(Key, server_default="active")
     max_parallel: Mapped[int | None] = mapped_column(Integer)
+    namespaces: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
     role_base: Mapped[str | None] = mapped_column(Key)
     active_slot: Mapped[str | None] = mapped_column(Key)
     rotated_at: Mapped[datetime | None] = mapped_column(Time)
+    rotate_token: Mapped[str] = mapped_column(Text, server_default="")
+    revoked_at: Mapped[datetime | None] = mapped_column(Time)
     created_at: Mapped[datetime] = mapped_column(Time, server_default=func.now())
     suspended_at: Mapped[datetime | None] = mapped_column(Time)
     retain_until: Mapped[datetime | None] = mapped_column(Time)

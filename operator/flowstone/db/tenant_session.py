@@ -46,9 +46,7 @@ def bind(connection: Any, keys: ContextKeys | None) -> Awaitable[None] | None:
 
 def make_binding(keys: ContextKeys | None, *, watched: bool) -> Binding:
     """Make a connection's memory; the keys are read when the first context is signed."""
-    return Binding(
-        (lambda: keys) if keys is not None else ContextKeys.from_environment, clock=time.time, watched=watched
-    )
+    return Binding(keys, read=ContextKeys.from_environment, clock=time.time, watched=watched)
 
 
 class TenantConnection(psycopg.Connection[Any]):
@@ -286,7 +284,7 @@ def translated(error: psycopg.Error) -> FlowStoneError:
 
 def _bind(connection: psycopg.Connection[Any], keys: ContextKeys | None) -> None:
     binding = getattr(connection.cursor_factory, "binding", None)
-    if binding is None or keys is not None:
+    if binding is None or keys not in (None, binding.given):
         watched = isinstance(connection, TenantConnection)
         binding = make_binding(keys, watched=watched)
         if isinstance(connection, TenantConnection):
@@ -298,7 +296,7 @@ def _bind(connection: psycopg.Connection[Any], keys: ContextKeys | None) -> None
 
 async def _bind_async(connection: psycopg.AsyncConnection[Any], keys: ContextKeys | None) -> None:
     binding = getattr(connection.cursor_factory, "binding", None)
-    if binding is None or keys is not None:
+    if binding is None or keys not in (None, binding.given):
         watched = isinstance(connection, AsyncTenantConnection)
         binding = make_binding(keys, watched=watched)
         if isinstance(connection, AsyncTenantConnection):

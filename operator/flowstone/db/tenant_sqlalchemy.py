@@ -62,7 +62,7 @@ def _bind(connection: Connection, keys: ContextKeys | None) -> None:
         )
     binding: Binding | None = connection.get_execution_options().get(_INFO)
     fresh = binding is None
-    if binding is None or keys is not None:
+    if binding is None or keys not in (None, binding.given):
         binding = tenant_session.make_binding(keys, watched=True)
         connection.execution_options(**{_INFO: binding})
     if fresh:

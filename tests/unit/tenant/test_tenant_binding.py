@@ -27,7 +27,7 @@ class Clock:
 
 def bound(clock: Clock, *, watched: bool = True) -> Binding:
     """Return a binding that was entered for tenant_a in an open transaction."""
-    binding = Binding(lambda: KEYS, clock=clock, watched=watched)
+    binding = Binding(None, read=lambda: KEYS, clock=clock, watched=watched)
     binding.recognise(LoginKind("pool"), None)
     with with_tenant("tenant_a"):
         entry = binding.needed(IDLE)
@@ -82,7 +82,7 @@ def test_a_failed_transaction_is_left_to_the_server() -> None:
 @pytest.mark.parametrize("verdict", ["other", "cursor", "refused", None, "anything"])
 def test_a_refused_context_is_not_remembered(verdict: str | None) -> None:
     """Whatever the server answers but yes is a refusal, without tenant ids in its message."""
-    binding = Binding(lambda: KEYS, clock=Clock(), watched=True)
+    binding = Binding(None, read=lambda: KEYS, clock=Clock(), watched=True)
     binding.recognise(LoginKind("pool"), None)
     with with_tenant("tenant_a"):
         entry = binding.needed(IDLE)
@@ -95,7 +95,7 @@ def test_a_refused_context_is_not_remembered(verdict: str | None) -> None:
 
 def test_a_tenants_own_login_needs_no_context_and_serves_nobody_else() -> None:
     """Its rows are bound to the role; under another tenant it is refused."""
-    binding = Binding(lambda: pytest.fail("no key is needed"), clock=Clock(), watched=True)
+    binding = Binding(None, read=lambda: pytest.fail("no key is needed"), clock=Clock(), watched=True)
     binding.recognise(LoginKind("tenant"), "tenant_a")
     with with_tenant("tenant_a"):
         assert binding.needed(IDLE) is None
