@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from flowstone.cli import reading
 from flowstone.cli.cluster import Cluster
 from flowstone.cli.exits import Exit
 from flowstone.cli.manifests import request
+from flowstone.cli.options import Context, File, Form, Kubeconfig, Name, Namespace, Seconds, Wait
 from flowstone.cli.output import Output, console, show, show_all
 from flowstone.cli.watching import picture, wait
 from flowstone.kube import paths
 
 Json = dict[str, Any]
-
-Name = Annotated[str, typer.Argument(help="Name of the Backfill.", show_default=False)]
-File = Annotated[Path, typer.Option("-f", "--file", help="File with the Backfill; - is the standard input.")]
-Namespace = Annotated[str | None, typer.Option("-n", "--namespace", help="Namespace; default: the context's.")]
-Context = Annotated[str | None, typer.Option("--context", help="Context of the kubeconfig; default: the current one.")]
-Kubeconfig = Annotated[str | None, typer.Option("--kubeconfig", envvar="KUBECONFIG", help="The kubeconfig file.")]
-Form = Annotated[Output, typer.Option("-o", "--output", help="Form of the answer.")]
-Seconds = Annotated[float | None, typer.Option("--timeout", min=0, help="Give up waiting after this many seconds.")]
-Wait = Annotated[bool, typer.Option("--wait", help="Wait until it is over; the exit code says how it ended.")]
 
 
 def status(
@@ -126,6 +118,6 @@ def _wait(cluster: Cluster, name: str, timeout: float | None, output: Output) ->
 def commands() -> typer.Typer:
     """The group of commands."""
     group = typer.Typer(name="backfill", help="Run an asset over many partitions.", no_args_is_help=True)
-    for command in (run, status, watch, cancel):
+    for command in (run, reading.plan, status, watch, cancel, reading.explain, reading.logs):
         group.command()(command)
     return group

@@ -48,6 +48,19 @@ class Request:
         return str(self.backfill["metadata"]["name"])
 
     @property
+    def asset(self) -> str:
+        """The name of the Asset that the Backfill is about.
+
+        Raises:
+            InvalidSpec: it names none.
+        """
+        spec = self.backfill.get("spec")
+        name = spec.get("asset") if isinstance(spec, Mapping) else None
+        if not isinstance(name, str):
+            raise InvalidSpec("spec.asset", name, "name the Asset here")
+        return name
+
+    @property
     def namespace(self) -> str | None:
         """The Backfill's namespace, if the file names one."""
         namespace: str | None = self.backfill["metadata"].get("namespace")
@@ -74,6 +87,11 @@ def request(file: Path) -> Request:
         if not one["metadata"].get("name"):
             raise InvalidSpec("metadata.name", None, f"give the {one['kind']} a name")
     return Request(ours["Backfill"][0], ours["Asset"])
+
+
+def assets_of(file: Path) -> list[Json]:
+    """The Assets of a file, whatever else is in it."""
+    return [one for one in read(file) if _is(one, "Asset")]
 
 
 def _is(document: Json, kind: str) -> bool:

@@ -1,0 +1,131 @@
+"""Why a Backfill does not move, and what to do: conditions and open Jobs in words. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from flowstone.cli.exits import condition
+from flowstone.cli.view import heading, trouble_words
+from flowstone.executor.blockage import blockage
+from flowstone.executor.pods import run_state
+from flowstone.executor.port import Ended, Running
+
+Json = Mapping[str, Any]
+
+REMEDIES = {
+    "InvalidSpec": "create a Backfill with a corrected spec; this one will not do anything",
+    "AssetNotFound": "create the Asset in the same namespace; the Backfill is taken up then",
+    "ImagePull": "correct the image in the Asset's template; Jobs that never started are made anew",
+    "QuotaExceeded": "raise the namespace's quota, or lower maxParallel",
+    "PodSecurity": "correct the securityContext in the Asset's template",
+    "ServiceAccount": "create the service account, and allow it in the chart's value serviceAccounts",
+    "Volume": "look at the volume or claim that the message names",
+    "Config": "create the ConfigMap or Secret that the template names",
+    "CreateFailed": "the message is the API server's or the node's own; correct the Asset's template",
+    "Unschedulable": "no node has room: wait, add nodes, or lower the template's requests",
+    "Waiting": "no node has room: wait, add nodes, or lower the template's requests",
+    "NameConflict": "delete or rename the Job that has this name",
+    "RBAC": "give the operator the right back: reinstall the chart's roles",
+    "LedgerUnreachable": "see whether Postgres answers; open Jobs go on meanwhile",
+    "SchemaNotCompatible": "let the newer version's `flowstone migrate` finish",
+    "PartlyFailed": "mend the cause, then create another Backfill over the same set: it runs only what is missing",
+    "Failed": "mend the cause, then create another Backfill over the same set: it runs only what is missing",
+}
+"""What people can do, by the reason of a condition; docs/operations.md says the same at length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something worth knowing, and what to do about it ("" = nothing)."""
+
+    words: str
+    remedy: str = ""
+
+
+def findings(
+    resource: Json, jobs: Sequence[Json], pods: Sequence[Json], events: Sequence[Json], now: datetime
+) -> list[Finding]:
+    """What holds a Backfill up, the most important first.
+
+    Args:
+        jobs: Its Jobs.
+        pods: Their pods.
+        events: The namespace's core Events.
+    """
+    found = []
+    if not (resource.get("status") or {}).get("conditions"):
+        words = "the operator has not seen it yet"
+        found.append(Finding(words, "see whether the operator runs and watches this namespace"))
+    if trouble := trouble_words(resource):
+        found.append(Finding(": ".join(trouble), REMEDIES.get(trouble[0], "")))
+    found += _blocked(jobs, pods, events, now)
+    found += _jobs(jobs, pods, now)
+    found += _rest(resource)
+    return found or [Finding("nothing holds it up")]
+
+
+def _blocked(jobs: Sequence[Json], pods: Sequence[Json], events: Sequence[Json], now: datetime) -> list[Finding]:
+    found: dict[str, list[str]] = {}
+    messages: dict[str, str] = {}
+    for job in jobs:
+        one = blockage(job, _of(job, pods), events, now)
+        if one is not None:
+            found.setdefault(one.reason, []).append(job["metadata"]["name"])
+            messages[one.reason] = one.message
+    return [
+        Finding(
+            f"{reason}: {len(names)} Jobs do not start, such as {names[0]}: {messages[reason]}",
+            REMEDIES.get(reason, ""),
+        )
+        for reason, names in found.items()
+    ]
+
+
+def _jobs(jobs: Sequence[Json], pods: Sequence[Json], now: datetime) -> list[Finding]:
+    states = Counter(_word(run_state(job, _of(job, pods), now)) for job in jobs)
+    if not states:
+        return []
+    words = ", ".join(f"{number} {word}" for word, number in states.most_common())
+    return [Finding(f"{len(jobs)} Jobs: {words}")]
+
+
+def _word(state: object) -> str:
+    if isinstance(state, Running):
+        return "running" if state.ready else "ending" if state.stopping else "starting"
+    return "ended" if isinstance(state, Ended) else "gone"
+
+
+def _rest(resource: Json) -> list[Finding]:
+    counts = (resource.get("status") or {}).get("counts") or {}
+    found = []
+    if condition(resource, "Finished") == "True":
+        found.append(Finding("it is finished: an unchanged spec does nothing more"))
+    elif counts.get("queued") and not (resource.get("status") or {}).get("activeBatches"):
+        words = f"{counts['queued']} partitions wait and no batch is open"
+        remedy = (
+            "they wait for their back-off, for another Backfill over the same partitions, or for the operator's limit"
+        )
+        found.append(Finding(words, remedy))
+    return found
+
+
+def _of(job: Json, pods: Sequence[Json]) -> list[Json]:
+    uid = job["metadata"]["uid"]
+    return [pod for pod in pods if any(one.get("uid") == uid for one in pod["metadata"].get("ownerReferences") or [])]
+
+
+def picture(resource: Json, found: Sequence[Finding], now: datetime) -> RenderableType:
+    """The findings for people."""
+    lines: list[RenderableType] = [heading(resource, now)]
+    for one in found:
+        lines.append(Text.assemble("• ", one.words))
+        if one.remedy:
+            lines.append(Text.assemble("  → ", one.remedy, style="green"))
+    return Group(*lines)

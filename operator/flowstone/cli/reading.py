@@ -1,0 +1,103 @@
+"""`flowstone backfill plan|explain|logs`: look before, during and after, without changing anything."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from flowstone.cli import explaining, planning
+from flowstone.cli.cluster import Cluster
+from flowstone.cli.manifests import Request, assets_of, request
+from flowstone.cli.options import Context, File, Kubeconfig, Name, Namespace
+from flowstone.cli.output import Output, console
+from flowstone.errors import InvalidSpec
+from flowstone.executor.jobs import ANNOTATION_KEYS, LABEL_UID
+from flowstone.kube import paths
+
+Json = dict[str, Any]
+
+
+def plan(
+    file: File,
+    asset_file: Annotated[Path | None, typer.Option("--asset", help="File with the Asset.")] = None,
+    namespace: Namespace = None,
+    output: Annotated[Output, typer.Option("-o", "--output", help="Form of the answer.")] = Output.TABLE,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Show what a Backfill would run, and refuse what it may not. The Asset comes from a file, or from the cluster."""
+    asked = request(file)
+    asset = _asset_in_files(asked, asset_file)
+    if asset is None:
+        cluster = Cluster.connect(kubeconfig, context=context, namespace=namespace or asked.namespace)
+        asset = cluster.get(paths.custom("assets", cluster.namespace, asked.asset))
+    found = planning.outlook(asked.backfill, asset)
+    if output is Output.JSON:
+        typer.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
+    elif output is Output.YAML:
+        typer.echo(yaml.safe_dump(found.to_dict(), sort_keys=False, allow_unicode=True), nl=False)
+    else:
+        console().print(planning.picture(found))
+
+
+def _asset_in_files(asked: Request, asset_file: Path | None) -> Json | None:
+    known = [*asked.assets, *(assets_of(asset_file) if asset_file else [])]
+    found = next((one for one in known if one["metadata"].get("name") == asked.asset), None)
+    if found is None and asset_file is not None:
+        raise InvalidSpec("--asset", str(asset_file), f"it has no Asset {asked.asset!r}, which the Backfill names")
+    return found
+
+
+def explain(
+    name: Name,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Say what holds a Backfill up, and what to do."""
+    cluster = Cluster.connect(kubeconfig, context=context, namespace=namespace)
+    resource = cluster.get(paths.custom("backfills", cluster.namespace, name))
+    mine = f"{LABEL_UID}={resource['metadata']['uid']}"
+    jobs = cluster.list(paths.jobs(cluster.namespace), labels=mine)
+    pods = cluster.list(paths.core("pods", cluster.namespace), labels=mine)
+    events = cluster.list(paths.core("events", cluster.namespace))
+    now = datetime.now(UTC)
+    found = explaining.findings(resource, jobs, pods, events, now)
+    console().print(explaining.picture(resource, found, now))
+
+
+def logs(
+    name: Name,
+    partition: Annotated[str, typer.Argument(help="Serialized key, such as 2013-02-09.", show_default=False)],
+    namespace: Namespace = None,
+    tail: Annotated[int, typer.Option(min=1, help="Lines, at most.")] = 200,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Print the log of the Job that works, or last failed, on a partition."""
+    cluster = Cluster.connect(kubeconfig, context=context, namespace=namespace)
+    resource = cluster.get(paths.custom("backfills", cluster.namespace, name))
+    job = _job_of(cluster, resource, partition)
+    pods = cluster.list(paths.core("pods", cluster.namespace), labels=f"batch.kubernetes.io/job-name={job}")
+    if not pods:
+        raise InvalidSpec("PARTITION", partition, f"the pod of Job {job} is gone, and its log with it")
+    path = paths.core("pods", cluster.namespace, pods[-1]["metadata"]["name"])
+    typer.echo(cluster.text(f"{path}/log", tailLines=str(tail)), nl=False)
+
+
+def _job_of(cluster: Cluster, resource: Json, partition: str) -> str:
+    for failure in (resource.get("status") or {}).get("failures") or []:
+        if failure["partition"] == partition and failure.get("job"):
+            return str(failure["job"])
+    mine = f"{LABEL_UID}={resource['metadata']['uid']}"
+    for job in cluster.list(paths.jobs(cluster.namespace), labels=mine):
+        keys = job["spec"]["template"]["metadata"].get("annotations", {}).get(ANNOTATION_KEYS, "")
+        if partition in keys.splitlines():
+            return str(job["metadata"]["name"])
+    remedy = "no Job works on it now, and it has not failed; Jobs of finished batches are deleted with their logs"
+    raise InvalidSpec("PARTITION", partition, remedy)

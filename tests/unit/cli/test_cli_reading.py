@@ -1,0 +1,146 @@
+"""`plan` and `explain`: what would run, and why nothing runs."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flowstone.cli.app import main
+from flowstone.cli.explaining import REMEDIES, findings
+from flowstone.cli.planning import outlook
+from flowstone.errors import InvalidSpec
+
+NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+ROOT = Path(__file__).resolve().parents[3]
+EXAMPLES = ROOT / "examples"
+
+Json = dict[str, Any]
+
+
+def asset(**dimension: object) -> Json:
+    """An Asset with one dimension."""
+    template = {"spec": {"containers": [{"name": "main", "image": "x"}]}}
+    return {"metadata": {"name": "a"}, "spec": {"partitionedBy": [dimension], "template": template}}
+
+
+def backfill(**spec: object) -> Json:
+    """A Backfill over it."""
+    return {"metadata": {"name": "b"}, "spec": {"asset": "a", **spec}}
+
+
+def test_outlook_of_a_year() -> None:
+    """365 days over 20 slots are batches of 19, so 20 Jobs; the order turns first and last around."""
+    days = {"day": {"from": "2013-01-01", "through": "2013-12-31"}}
+    plan = outlook(backfill(partitions=days, maxParallel=20, order="Descending"), asset(name="day", type="date"))
+    assert (plan.total, plan.first, plan.last) == (365, "2013-12-31", "2013-01-01")
+    assert (plan.batch_size, plan.batches) == (19, 20)
+    assert plan.intervals == "2013-01-01..2013-12-31 (365)"
+
+
+def test_outlook_of_a_set_too_large_to_write() -> None:
+    """A million hours are planned without being written down."""
+    hours = {"hour": {"from": "1900-01-01T00:00:00Z", "before": "2020-01-01T00:00:00Z"}}
+    plan = outlook(backfill(partitions=hours), asset(name="hour", type="datetime"))
+    assert (plan.total, plan.intervals) == (43_829 * 24, "")
+
+
+def test_outlook_refuses_what_the_operator_would_refuse() -> None:
+    """The same field, value and remedy as in the status of a Backfill."""
+    with pytest.raises(InvalidSpec, match=r"spec\.partitions\.day\.from.*2013-02-30"):
+        outlook(
+            backfill(partitions={"day": {"from": "2013-02-30", "through": "2013-03-01"}}),
+            asset(name="day", type="date"),
+        )
+
+
+def test_plan_command_on_the_example(capsys: pytest.CaptureFixture[str]) -> None:
+    """It works on files alone, and as JSON it can be compared by scripts."""
+    file = str(EXAMPLES / "flights" / "flaky.yaml")
+    assert main(["backfill", "plan", "-f", file, "-o", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["asset"], found["total"], found["batches"]) == ("flaky-delays", 365, 20)
+
+
+def test_plan_command_without_the_asset_in_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An Asset file that has another Asset is a mistake, and is not looked up in some cluster instead."""
+    file = tmp_path / "b.yaml"
+    file.write_text(yaml.safe_dump({"apiVersion": "flowstone.dev/v1alpha1", "kind": "Backfill", **backfill()}))
+    assert main(["backfill", "plan", "-f", str(file), "--asset", str(EXAMPLES / "flights" / "asset.yaml")]) == 2
+    assert "no Asset 'a'" in capsys.readouterr().err.replace("\n", " ")
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.rglob("*.yaml")), ids=lambda path: str(path.relative_to(EXAMPLES)))
+def test_every_example_is_good(file: Path) -> None:
+    """Each Backfill of the examples fits an Asset beside it."""
+    here = [one for path in file.parent.glob("*.yaml") for one in yaml.safe_load_all(path.read_text("utf-8"))]
+    assets = {one["metadata"]["name"]: one for one in here if one["kind"] == "Asset"}
+    for one in yaml.safe_load_all(file.read_text("utf-8")):
+        if one["kind"] == "Backfill":
+            assert outlook(one, assets[one["spec"]["asset"]]).total > 0
+
+
+def resource(counts: Json | None = None, **conditions: tuple[str, str]) -> Json:
+    """A Backfill with these counts, and conditions as type=(status, reason)."""
+    listed = [
+        {"type": kind, "status": status, "reason": reason, "message": f"about {reason}"}
+        for kind, (status, reason) in conditions.items()
+    ]
+    return {
+        "metadata": {"name": "b", "namespace": "n", "generation": 1, "uid": "u"},
+        "spec": {"asset": "a"},
+        "status": {"observedGeneration": 1, "counts": counts or {}, "conditions": listed, "activeBatches": 0},
+    }
+
+
+def job(name: str) -> Json:
+    """A Job that has just been made."""
+    return {"metadata": {"name": name, "uid": f"uid-{name}", "creationTimestamp": "2026-11-24T11:59:00Z"}, "status": {}}
+
+
+def event(about: str, message: str) -> Json:
+    """The Job controller's Event about a Job that it could not make a pod for."""
+    return {
+        "metadata": {"name": "e", "resourceVersion": "1"},
+        "involvedObject": {"uid": f"uid-{about}"},
+        "reason": "FailedCreate",
+        "message": message,
+        "lastTimestamp": "2026-11-24T11:59:30Z",
+    }
+
+
+def test_explain_a_blocked_backfill() -> None:
+    """First the condition with what to do, then the Jobs by what holds them up."""
+    quota = "pods is forbidden: exceeded quota: none"
+    found = findings(resource(Blocked=("True", "QuotaExceeded")), [job("j1")], [], [event("j1", quota)], NOW)
+    assert found[0].words == "QuotaExceeded: about QuotaExceeded"
+    assert found[0].remedy == REMEDIES["QuotaExceeded"]
+    assert found[1].words == f"QuotaExceeded: 1 Jobs do not start, such as j1: {quota}"
+    assert found[2].words == "1 Jobs: 1 starting"
+
+
+def test_explain_one_that_waits_for_its_back_off() -> None:
+    """Queued partitions without an open batch are explained, although no condition is bad."""
+    (found,) = findings(resource({"queued": 3}, Ready=("True", "Running")), [], [], [], NOW)
+    assert found.words == "3 partitions wait and no batch is open"
+    assert "back-off" in found.remedy
+
+
+def test_explain_one_that_nobody_has_seen() -> None:
+    """Without a status it is the operator that is missing."""
+    (found,) = findings({"metadata": {"name": "b", "namespace": "n"}, "spec": {}}, [], [], [], NOW)
+    assert found.words == "the operator has not seen it yet"
+
+
+def test_explain_a_finished_one() -> None:
+    """The question why nothing happens has a plain answer."""
+    (found,) = findings(resource(Finished=("True", "Succeeded")), [], [], [], NOW)
+    assert found.words == "it is finished: an unchanged spec does nothing more"
+
+
+def test_every_remedy_stands_in_the_handbook() -> None:
+    """docs/operations.md has each reason that `explain` knows."""
+    handbook = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    assert [reason for reason in REMEDIES if f"`{reason}`" not in handbook] == []
