@@ -166,6 +166,7 @@ def _start_from_nothing(layout: Layout, programs: Programs, progress: Progress) 
     certificates.write_all(layout.secrets, dt.datetime.now(dt.UTC))
     configuration.write_settings(layout)
     forget_containers(layout, programs.kube)
+    (layout.logs / "audit.log").unlink(missing_ok=True)  # else requests to the last cluster would be counted too
     create_bridges()
     api = Api(layout.secrets)
     _start_all(layout, programs, api, progress)
