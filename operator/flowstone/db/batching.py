@@ -17,11 +17,16 @@ KEY_BYTES = 128 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A queued row that may be handed out now."""
+    """A queued row that may be handed out now.
+
+    Attributes:
+        place: Where the locked row lies, to find it again.
+        suspect: Its last batch died under it.
+    """
 
     scope: str
     partition: str
-    ordinal: int
+    place: str
     suspect: bool
 
 

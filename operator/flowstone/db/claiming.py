@@ -40,8 +40,9 @@ _OPEN_BY_SCOPE = """
     WHERE state = 'open' AND scope = ANY(%(scopes)s) GROUP BY scope
 """
 
+# Rows are known by their place (ctid) from here to the UPDATE: they are locked, so they do not move.
 _WINDOW = """
-    SELECT scope, partition, ordinal, reason FROM flowstone.materialization
+    SELECT ctid AS place, scope, partition, ordinal, reason FROM flowstone.materialization
     WHERE backfill = %(uid)s AND state = 'queued' AND (not_before IS NULL OR not_before <= clock_timestamp())
       AND scope <> ALL(%(full)s)
     ORDER BY ordinal {order} LIMIT {limit}
@@ -66,14 +67,14 @@ _FREE = """
 """
 
 _CANDIDATES = """
-    SELECT w.scope, w.partition, w.ordinal, w.reason, {made} FROM ({window}) AS w
+    SELECT w.place::text, w.scope, w.partition, w.reason, {made} FROM ({window}) AS w
     WHERE {free} ORDER BY w.ordinal {order} LIMIT {limit}
 """
 
 _SKIP = """
     UPDATE flowstone.materialization AS m SET state = 'skipped', reason = %(already)s, not_before = NULL
     FROM ({window}) AS w
-    WHERE m.backfill = %(uid)s AND m.state = 'queued' AND m.ordinal = w.ordinal AND {made} AND {free}
+    WHERE m.ctid = w.place AND {made} AND {free}
 """
 
 _FENCES = "SELECT nextval('flowstone.batch_fence_seq') FROM generate_series(1, %(number)s)"
@@ -89,8 +90,8 @@ _START = """
     UPDATE flowstone.materialization AS m
     SET state = 'running', fence = p.fence, reason = NULL, not_before = NULL, error = NULL,
         started_at = clock_timestamp(), finished_at = NULL
-    FROM unnest(%(ordinals)s::bigint[], %(fences)s::bigint[]) AS p (ordinal, fence)
-    WHERE m.backfill = %(uid)s AND m.state = 'queued' AND m.ordinal = p.ordinal
+    FROM unnest(%(places)s::tid[], %(fences)s::bigint[]) AS p (place, fence)
+    WHERE m.ctid = p.place
 """
 
 
@@ -117,6 +118,7 @@ class Room:
 
 def claim(tx: Transaction, cluster: str, uid: str, request: ClaimRequest) -> Claim:
     """Hand out batches of a backfill as far as the caps allow; see `Ledger.claim`."""
+    tx.plan_without("hashjoin", "mergejoin")
     _lock_cluster(tx, cluster)
     record = registry.lock(tx, uid)
     if record.total is None or record.closed_at is not None:
@@ -189,8 +191,8 @@ class _Look:
             made=self._made, window=window, free=self._free, order=self._order, limit=self._limit
         )
         return [
-            (Candidate(scope, partition, ordinal, reason == SUSPECT), made)
-            for scope, partition, ordinal, reason, made in self._tx.rows(query, self._names)
+            (Candidate(scope, partition, place, reason == SUSPECT), made)
+            for place, scope, partition, reason, made in self._tx.rows(query, self._names)
         ]
 
     def skip_made(self) -> int:
@@ -225,10 +227,8 @@ def _hand_out(tx: Transaction, uid: str, request: ClaimRequest, groups: Sequence
         for fence, made in zip(fences, groups, strict=True)
     ]
     tx.run(_INSERT, {"uid": uid, "digest": request.template_digest, **_columns(batches, request)})
-    pairs = [(row.ordinal, fence) for fence, made in zip(fences, groups, strict=True) for row in made.rows]
-    started = tx.run(
-        _START, {"uid": uid, "ordinals": [pair[0] for pair in pairs], "fences": [pair[1] for pair in pairs]}
-    )
+    pairs = [(row.place, fence) for fence, made in zip(fences, groups, strict=True) for row in made.rows]
+    started = tx.run(_START, {"places": [place for place, _ in pairs], "fences": [fence for _, fence in pairs]})
     if started != len(pairs):
         raise LedgerBusy("rows to be handed out changed meanwhile")
     return batches

@@ -50,23 +50,19 @@ _FAILURES = """
     ORDER BY m.ordinal LIMIT %(limit)s
 """
 
-# Within a run of consecutive ordinals, ordinal minus rank is constant.
-_INTERVALS = """
-    WITH runs AS (
-        SELECT min(ordinal) AS first, max(ordinal) AS last, count(*) AS n
-        FROM (
-            SELECT ordinal, ordinal - row_number() OVER (ORDER BY ordinal) AS island
-            FROM flowstone.materialization WHERE backfill = %(uid)s AND state = %(state)s
-        ) AS ranked
-        GROUP BY island ORDER BY min(ordinal) LIMIT %(limit)s
-    )
-    SELECT f.partition, l.partition, r.n
-    FROM runs AS r
-    JOIN flowstone.materialization AS f
-      ON f.backfill = %(uid)s AND f.state = %(state)s AND f.ordinal = r.first
-    JOIN flowstone.materialization AS l
-      ON l.backfill = %(uid)s AND l.state = %(state)s AND l.ordinal = r.last
-    ORDER BY r.first
+# The ends of runs of consecutive ordinals; LIMIT stops the scan at the last one asked for.
+_ENDS = """
+    SELECT m.partition, e.ordinal, e.starts, e.stops
+    FROM (
+        SELECT ordinal, lag(ordinal) OVER w IS DISTINCT FROM ordinal - 1 AS starts,
+               lead(ordinal) OVER w IS DISTINCT FROM ordinal + 1 AS stops
+        FROM flowstone.materialization WHERE backfill = %(uid)s AND state = %(state)s
+        WINDOW w AS (ORDER BY ordinal)
+    ) AS e CROSS JOIN LATERAL (
+        SELECT partition FROM flowstone.materialization
+        WHERE backfill = %(uid)s AND state = %(state)s AND ordinal = e.ordinal LIMIT 1
+    ) AS m
+    WHERE e.starts OR e.stops ORDER BY e.ordinal LIMIT 2 * %(limit)s
 """
 
 # By way of the batches, since only what they carry can have finished lately; a worker may write any time it likes
@@ -118,7 +114,14 @@ def failures(tx: Transaction, uid: str, limit: int) -> list[Failure]:
 
 def intervals(tx: Transaction, uid: str, state: State, limit: int) -> list[Interval]:
     """The first runs of consecutive ordinals in a state."""
-    return [Interval(*row) for row in tx.rows(_INTERVALS, {"uid": uid, "state": state, "limit": limit})]
+    found: list[Interval] = []
+    first, start = "", 0
+    for partition, ordinal, starts, stops in tx.rows(_ENDS, {"uid": uid, "state": state, "limit": limit}):
+        if starts:
+            first, start = partition, ordinal
+        if stops:
+            found.append(Interval(first, partition, ordinal - start + 1))
+    return found[:limit]
 
 
 def throughput(tx: Transaction, uid: str, window_seconds: float) -> float:

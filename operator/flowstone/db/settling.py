@@ -98,6 +98,7 @@ def record_job(tx: Transaction, fence: int, job_name: str, job_uid: str) -> None
 def settle(tx: Transaction, fence: int, changes: Sequence[RowChange], close: str | None) -> None:
     """Apply changes to the rows of a batch, and close it; see `Ledger.settle`."""
     if changes:
+        tx.plan_without("nestloop")
         tx.rows(_LOCK_ROWS, {"fence": fence, "partitions": [change.partition for change in changes]})
         tx.run(_CHANGE, {"fence": fence, **_columns(changes)})
     if close is not None:
