@@ -74,7 +74,7 @@ class Lines:
         key = (status.get("phase"), status.get("progress", 0) // 5, view.trouble_words(state))
         if key != self._last:
             self._last = key
-            self._console.print(_line(state))
+            self._console.print(_line(state), soft_wrap=True)
 
 
 def _line(state: Json) -> str:
