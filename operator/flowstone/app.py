@@ -21,6 +21,7 @@ from flowstone.backfill.asset_reconcile import AssetReconciler, is_finished
 from flowstone.backfill.edges.assets import Assets
 from flowstone.backfill.edges.namespace_login import NamespaceLogin
 from flowstone.backfill.edges.reporter import Reporter
+from flowstone.backfill.engine import Limits, Tools
 from flowstone.backfill.reconcile import BackfillReconciler, Environment
 from flowstone.backfill.secret import Endpoint
 from flowstone.controller.queue import WorkQueue, run_workers
@@ -67,6 +68,7 @@ class Operator:
         self._random = random.Random()  # noqa: S311 - jitter, not secrets
         self._queue: WorkQueue[Key] = WorkQueue(clock=time.monotonic, random=self._random)
         self._stop = asyncio.Event()
+        self._owner = f"{settings.pod_name}/{secrets.token_hex(4)}"
 
     async def run(self) -> None:
         """Serve health, watch and reconcile until told to stop."""
@@ -118,27 +120,30 @@ class Operator:
         assets = Assets(self._kube, self._settings)
         environment = Environment(
             kube=self._kube,
-            ledger=self._ledger,
+            tools=self._tools(),
             login=NamespaceLogin(
                 self._kube, Logins(self._ledger.database), self._endpoint(), lambda: secrets.token_urlsafe(24)
             ),
             assets=assets,
             reporter=Reporter(self._kube, self._log, now=_now, clock=time.monotonic, instance=self._settings.pod_name),
-            settings=self._settings,
-            cluster=self._cluster,
-            owner=f"{self._settings.pod_name}/{secrets.token_hex(4)}",
-            metrics=self._metrics,
-            log=self._log,
             now=_now,
-            jitter=self._random.random,
         )
-        self._owner = environment.owner
         return {
             "Backfill": BackfillReconciler(environment),
             "Asset": AssetReconciler(
                 self._kube, assets, lambda namespace, name: self._queue.add(Key("Backfill", namespace, name)), _now
             ),
         }
+
+    def _tools(self) -> Tools:
+        limits = Limits(
+            owner=self._owner,
+            cluster=self._cluster,
+            max_parallel=self._settings.max_parallel,
+            lease_seconds=self._settings.lease_seconds,
+            resync_seconds=self._settings.resync_seconds,
+        )
+        return Tools(self._ledger, limits, self._metrics, self._log, _now, self._random.random)
 
     def _endpoint(self) -> Endpoint:
         own = place_of(self._settings.database_url)

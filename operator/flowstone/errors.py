@@ -7,6 +7,7 @@
     │   ├── InvalidSet                   dimensions, values or exclusions do not fit together
     │   └── UnknownZone                  no such time zone
     ├── InvalidSpec                      a custom resource says something that cannot be done
+    ├── AssetNotFound                    a Backfill names an Asset that is not there (yet)
     ├── TenantError
     │   ├── TenantRequired               no tenant is set, and this needs one
     │   ├── TenantRefused                a guard, or the tenant's own limits, said no
@@ -72,6 +73,10 @@ class InvalidSpec(FlowStoneError):
         self.value = value
         self.remedy = remedy
         super().__init__(f"{field}: {value!r}: {remedy}")
+
+
+class AssetNotFound(FlowStoneError):
+    """Raised when a Backfill names an Asset that is not there; retry when it appears."""
 
 
 class TenantError(FlowStoneError):

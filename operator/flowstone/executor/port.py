@@ -1,12 +1,21 @@
-"""What the engine knows of whatever runs a batch: four states, and why something does not start.
+"""The port between the engine and what runs a batch.
 
-A batch's run is `Running` until nothing of it can act any more, then `Ended`; `Gone` when there is no trace of
-it. Adapters (`jobs`, `processes`) translate their own world into these values; the engine decides on them alone.
+A batch's run is `Running` until nothing of it can act any more, then `Ended`; `Gone` when there is no trace of it.
+Adapters (`jobs` on Kubernetes, `processes` on this machine) translate their own world into these values and do what
+the engine says; the engine decides on these values alone. Both pass one conformance suite.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from flowstone.backfill.records import ClaimedBatch, OpenBatch
+
+PATIENCE = timedelta(seconds=4)
+"""A run starts within this, usually; only for slower ones it is worth asking why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +76,72 @@ class Blockage:
     reason: str
     message: str
     waiting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One open batch and how its run goes.
+
+    Attributes:
+        launched: The run is known to have been created; if not, it is to be created now.
+        uid: The platform's id of the run, when it is there.
+        handle: What the adapter wants back with `stop`.
+    """
+
+    batch: OpenBatch
+    run: RunState
+    launched: bool
+    uid: str | None = None
+    handle: Any = None
+
+    @property
+    def started(self) -> bool:
+        """Its process has started, or is past it."""
+        return not isinstance(self.run, Running) or self.run.ready
+
+    @property
+    def stopping(self) -> bool:
+        """It has been asked to stop."""
+        return isinstance(self.run, Running) and self.run.stopping
+
+    def slow(self, now: datetime) -> bool:
+        """Whether it should have started by now."""
+        return not self.started and now - self.batch.opened_at >= PATIENCE
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What one look showed.
+
+    Attributes:
+        runs: Names of all runs that there is a trace of, also of batches that are closed.
+        blockage: Why a batch does not start, if one does not and somebody says why.
+    """
+
+    seen: Sequence[View]
+    runs: Collection[str] = ()
+    blockage: Blockage | None = None
+
+
+class Executor(Protocol):
+    """Runs the batches of one backfill."""
+
+    async def look(self, batches: Sequence[OpenBatch]) -> Sight:
+        """How the runs of these open batches go."""
+
+    async def prepare(self) -> str:
+        """Make sure that runs can be launched; returns a digest of what would be launched.
+
+        Raises:
+            InvalidSpec: What is to be run makes no sense.
+            AssetNotFound: There is nothing to run yet.
+        """
+
+    async def launch(self, batch: ClaimedBatch) -> str | Blockage:
+        """Start a batch under its deterministic name, or find that it has been; returns the run's uid."""
+
+    async def stop(self, unwanted: Sequence[View]) -> None:
+        """Ask runs to end; they are over when `look` says so."""
+
+    async def tidy(self, unwanted: Collection[str]) -> None:
+        """Take away the traces of runs whose outcome is recorded."""

@@ -1,51 +1,27 @@
-"""What is seen of the open batches: ledger, Jobs and pods side by side."""
+"""What is seen of open batches that run as Jobs: ledger, Jobs and pods side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from flowstone.backfill.records import OpenBatch
 from flowstone.executor.blockage import blockage
 from flowstone.executor.jobs import LABEL_FENCE, LABEL_UID
 from flowstone.executor.pods import run_state
-from flowstone.executor.port import Blockage, Running, RunState
+from flowstone.executor.port import PATIENCE, Blockage, Running, View
 
 Json = Mapping[str, Any]
 
-PATIENCE = timedelta(seconds=4)
-"""A pod starts within this, usually; only for slower ones are pods and Events read."""
-
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """One open batch, its Job (None when there is none), its pods and how its run goes.
+class Handle:
+    """A batch's Job (None when there is none) and its pods."""
 
-    Attributes:
-        launched: The Job is known to have been created; if not, it is to be created now.
-    """
-
-    batch: OpenBatch
     job: Json | None
     pods: Sequence[Json]
-    run: RunState
-    launched: bool
-
-    @property
-    def started(self) -> bool:
-        """Its process has started, or is past it."""
-        return not isinstance(self.run, Running) or self.run.ready
-
-    @property
-    def stopping(self) -> bool:
-        """It has been asked to stop."""
-        return isinstance(self.run, Running) and self.run.stopping
-
-    def slow(self, now: datetime) -> bool:
-        """Whether it should have started by now."""
-        return not self.started and now - self.batch.opened_at >= PATIENCE
 
 
 def pair(batches: Sequence[OpenBatch], jobs: Sequence[Json]) -> list[tuple[OpenBatch, Json | None]]:
@@ -61,7 +37,7 @@ def needs_pods(batch: OpenBatch, job: Json | None, now: datetime) -> bool:
     status = job.get("status") or {}
     if any(c.get("type") in ("Failed", "FailureTarget") and c.get("status") == "True" for c in _conditions(job)):
         return True
-    if status.get("terminating") or job["metadata"].get("deletionTimestamp"):
+    if status.get("terminating") or is_deleted(job):
         return True
     return not status.get("ready") and not status.get("succeeded") and now - batch.opened_at >= PATIENCE
 
@@ -74,28 +50,25 @@ def _conditions(job: Json) -> Sequence[Json]:
 def view(batch: OpenBatch, job: Json | None, pods: Sequence[Json], now: datetime) -> View:
     """How a batch's run goes, as far as Job and pods tell."""
     own = [pod for pod in pods if (pod["metadata"].get("labels") or {}).get(LABEL_FENCE) == str(batch.fence)]
+    handle = Handle(job, own)
     if batch.job_uid is None and job is None:
-        return View(batch, None, own, Running(), launched=False)
+        return View(batch, Running(), launched=False, handle=handle)
     run = run_state(job, own, now)
     if isinstance(run, Running) and job is not None and (job.get("status") or {}).get("ready"):
         run = Running(ready=True, stopping=run.stopping, lost=run.lost)  # the Job knows, no pod was read
-    return View(batch, job, own, run, launched=True)
+    return View(batch, run, launched=True, uid=job["metadata"]["uid"] if job else None, handle=handle)
 
 
 def why_not_started(seen: View, events: Sequence[Json], now: datetime) -> Blockage | None:
     """Why the Job of a batch does not start, in the platform's words; None when nothing speaks of it."""
-    return blockage(seen.job, seen.pods, events, now) if seen.job is not None else None
+    handle: Handle = seen.handle
+    return blockage(handle.job, handle.pods, events, now) if handle.job is not None else None
 
 
 def concerned(seen: View) -> list[str]:
     """Names of the objects whose Events tell why a batch does not start: its Job and its pods."""
-    return [one["metadata"]["name"] for one in (seen.job, *seen.pods) if one is not None]
-
-
-def leftovers(jobs: Sequence[Json], batches: Sequence[OpenBatch], keep: Sequence[str]) -> list[Json]:
-    """Jobs whose outcome is recorded and which nobody needs any more, apart from those to `keep`."""
-    needed = {batch.job_name for batch in batches} | set(keep)
-    return [job for job in jobs if job["metadata"]["name"] not in needed and not is_deleted(job)]
+    handle: Handle = seen.handle
+    return [one["metadata"]["name"] for one in (handle.job, *handle.pods) if one is not None]
 
 
 def is_deleted(thing: Json) -> bool:

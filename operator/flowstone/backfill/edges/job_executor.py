@@ -1,0 +1,135 @@
+"""Batches as Kubernetes Jobs: seen, created under their deterministic names, deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
+
+from flowstone.api.parse import AssetResource, BackfillResource
+from flowstone.backfill import job_views
+from flowstone.backfill.edges.assets import Assets, work_of
+from flowstone.backfill.edges.namespace_login import NamespaceLogin
+from flowstone.backfill.plan import asset_identity, scope_of
+from flowstone.backfill.records import ClaimedBatch, OpenBatch
+from flowstone.controller.gather import each
+from flowstone.errors import AssetNotFound, KubernetesRefused
+from flowstone.executor.jobs import job_manifest
+from flowstone.executor.port import Blockage, Sight, View
+from flowstone.executor.template import template_digest
+from flowstone.kube.client import Json, Kube
+from flowstone.kube.paths import core, jobs
+
+EVENTS_READ = 3
+"""Batches that do not start whose Events are read in one look; the others suffer from the same cause."""
+
+
+class JobExecutor:
+    """The Jobs of one Backfill, an adapter of `executor.port.Executor`."""
+
+    def __init__(
+        self,
+        *,
+        kube: Kube,
+        assets: Assets,
+        login: NamespaceLogin,
+        backfill: BackfillResource,
+        cluster: str,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._kube = kube
+        self._assets = assets
+        self._login = login
+        self._backfill = backfill
+        self._namespace = backfill.namespace
+        self._cluster = cluster
+        self._now = now
+        self.known_asset: AssetResource | None = None
+        """The asset, once it was read."""
+
+    async def asset(self) -> AssetResource:
+        """The Asset as it is now.
+
+        Raises:
+            AssetNotFound: There is none (yet).
+        """
+        name = self._backfill.spec.asset
+        found = await self._assets.find(self._namespace, name)
+        if found is None:
+            where = f"in namespace {self._namespace!r}"
+            raise AssetNotFound(f"spec.asset: there is no Asset {name!r} {where}: create it, or correct the name")
+        self.known_asset = found
+        return found
+
+    async def look(self, batches: Sequence[OpenBatch]) -> Sight:
+        """Read the Jobs, and pods and Events where the Jobs alone do not tell enough."""
+        now = self._now()
+        labels = job_views.selector(self._backfill.uid)
+        found = await self._kube.list(jobs(self._namespace), labels=labels)
+        pairs = job_views.pair(batches, found)
+        pods: list[Json] = []
+        if any(job_views.needs_pods(batch, job, now) for batch, job in pairs):
+            pods = await self._kube.list(core("pods", self._namespace), labels=labels)
+        seen = [job_views.view(batch, job, pods, now) for batch, job in pairs]
+        names = [job["metadata"]["name"] for job in found if not job_views.is_deleted(job)]
+        return Sight(seen, names, await self._blockage([one for one in seen if one.slow(now)], now))
+
+    async def prepare(self) -> str:
+        """Read and check the Asset, and let the namespace's Jobs in at the ledger."""
+        asset = self.known_asset or await self.asset()
+        await self._assets.check(asset)
+        await self._login.ensure(self._namespace, scope_of(self._cluster, self._namespace))
+        return template_digest(asset.spec.template)
+
+    async def launch(self, batch: ClaimedBatch) -> str | Blockage:
+        """Create the Job, or adopt the one of this name that is ours."""
+        asset = self.known_asset or await self.asset()
+        identity = asset_identity(self._cluster, asset)
+        work = work_of(asset, backfill=self._backfill.name, uid=self._backfill.uid, identity=identity)
+        manifest = job_manifest(batch, work, secret=self._login.secret_name)
+        try:
+            return _uid(await self._kube.create(jobs(self._namespace), manifest))
+        except KubernetesRefused as refused:
+            return await self._adopt(batch.job_name) if refused.reason == "AlreadyExists" else refusal(refused)
+
+    async def _adopt(self, name: str) -> str | Blockage:
+        job = await self._kube.get(jobs(self._namespace, name))
+        if job is not None and job_views.is_owned(job, self._backfill.uid):
+            return _uid(job)
+        return Blockage("NameConflict", f"a Job named {name!r} belongs to somebody else: delete or rename it")
+
+    async def stop(self, unwanted: Sequence[View]) -> None:
+        """Ask for the deletion of Jobs and their pods."""
+        await self.tidy([one.batch.job_name for one in unwanted if one.uid is not None and not one.stopping])
+
+    async def tidy(self, unwanted: Collection[str]) -> None:
+        """Delete Jobs by name; the names are drawn from fences and never used again."""
+        await each(self._delete, unwanted)
+
+    async def _delete(self, name: str) -> None:
+        await self._kube.delete(jobs(self._namespace, name))
+
+    async def _blockage(self, slow: Sequence[View], now: datetime) -> Blockage | None:
+        for one in slow[:EVENTS_READ]:
+            why = job_views.why_not_started(one, await self._events(one), now)
+            if why is not None:
+                return why
+        return None
+
+    async def _events(self, one: View) -> list[Json]:
+        found: list[Json] = []
+        for name in job_views.concerned(one):
+            fields = f"involvedObject.name={name}"
+            found += await self._kube.list(core("events", self._namespace), fields=fields)
+        return found
+
+
+def refusal(refused: KubernetesRefused) -> Blockage:
+    """What the refusal of a Job means to people."""
+    if refused.status == 403:
+        return Blockage("QuotaExceeded" if "exceeded quota" in refused.message else "RBAC", refused.message)
+    return Blockage("CreateFailed", refused.message)
+
+
+def _uid(job: Json) -> str:
+    uid: str = job["metadata"]["uid"]
+    return uid

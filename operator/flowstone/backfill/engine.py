@@ -1,0 +1,323 @@
+"""The engine: one pass over one backfill, whatever runs its batches.
+
+    settle what became of the open batches -> hand out new ones -> say where it stands
+
+It may be killed between any two lines. What makes that harmless: rows are claimed in the ledger before their run
+exists and the run's name follows from the claim; a run's traces go only after its outcome is recorded; every write is
+guarded by a fence or an expected state. So whoever comes next reads where things stand and goes on from there. The
+lease merely keeps two replicas from doing the same work twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
+
+from flowstone.api.backfill import BackfillSpec
+from flowstone.backfill import outcome
+from flowstone.backfill.plan import Plan
+from flowstone.backfill.records import BackfillRecord, ClaimedBatch, ClaimRequest, Counts, NewBackfill, OpenBatch
+from flowstone.backfill.sizing import batch_size
+from flowstone.backfill.standing import Standing, judge
+from flowstone.controller.gather import each
+from flowstone.db.ledger import Ledger
+from flowstone.errors import LedgerUnavailable
+from flowstone.executor.port import Blockage, Executor, Gone, Running, View
+from flowstone.telemetry import Logger, Metrics
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+SOON = 2.0
+"""Seconds until a backfill with work under way is looked at again without an event."""
+
+UNSTARTED = 5.0
+"""Seconds until a batch that does not start, or a dependency that does not answer, is looked at again."""
+
+
+class LeasedError(Exception):
+    """Another replica has this backfill."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What holds for all backfills of this replica.
+
+    Attributes:
+        owner: This replica, as the owner of leases.
+        max_parallel: Open batches of all backfills together.
+    """
+
+    owner: str
+    cluster: str
+    max_parallel: int = 200
+    lease_seconds: float = 15
+    resync_seconds: float = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What the engine works with; the composition root fills it.
+
+    Attributes:
+        jitter: A new number in 0..1 for each call.
+    """
+
+    ledger: Ledger
+    limits: Limits
+    metrics: Metrics
+    log: Logger
+    now: Callable[[], datetime]
+    jitter: Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A backfill as it is wanted.
+
+    Attributes:
+        raw: The spec as it was written.
+        run_prefix: Start of the runs' names.
+    """
+
+    uid: str
+    namespace: str
+    name: str
+    spec: BackfillSpec
+    raw: dict[str, Any]
+    run_prefix: str
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a pass found out; it is filled as the pass goes, so that a pass that broke off still tells something.
+
+    Attributes:
+        again: Seconds until the next pass; None when only an event makes one necessary.
+    """
+
+    counts: Counts | None = None
+    batches: Sequence[OpenBatch] = ()
+    blockage: Blockage | None = None
+    again: float | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+async def in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a blocking call of the ledger beside the event loop."""
+    return await asyncio.to_thread(call, *args, **kwargs)
+
+
+class Engine:
+    """One pass over one backfill.
+
+    Args:
+        plan: Makes the plan; called only while the backfill is not planned yet.
+    """
+
+    def __init__(
+        self,
+        tools: Tools,
+        request: Request,
+        executor: Executor,
+        plan: Callable[[], Awaitable[Plan]],
+        progress: Progress,
+    ) -> None:
+        self._tools = tools
+        self._ledger = tools.ledger
+        self._request = request
+        self._uid = request.uid
+        self._spec = request.spec
+        self._executor = executor
+        self._make_plan = plan
+        self._progress = progress
+        self._log = tools.log.bind(namespace=request.namespace, name=request.name)
+
+    async def advance(self) -> Standing:
+        """Move everything as far as it goes now, and judge.
+
+        Raises:
+            LeasedError: Another replica has this backfill.
+            FlowStoneError: What stands in the way; what is done so far stays done.
+        """
+        await in_thread(self._ledger.check_schema)
+        record = await in_thread(self._ledger.find, self._uid)
+        if record is not None and record.finished_at is not None:
+            return await self._stay_finished()
+        if record is None or record.total is None:
+            await self._plan()
+        else:
+            await self._lease()
+        open_views = await self._settle()
+        if self._spec.cancel:
+            await self._cancel(open_views)
+        else:
+            await self._hand_out(open_views)
+        return await self._conclude(open_views)
+
+    # -- planning -----------------------------------------------------------------------------------------------------
+
+    async def _plan(self) -> BackfillRecord:
+        plan = await self._make_plan()
+        await in_thread(self._ledger.register, self._new(plan))
+        await self._lease()
+        write = partial(self._ledger.plan, total=plan.total, set_hash=plan.set_hash, select=plan.select)
+        await in_thread(write, self._uid, plan.rows())
+        self._log.info("backfill_planned", total=plan.total)
+        record = await in_thread(self._ledger.find, self._uid)
+        if record is None:
+            raise LedgerUnavailable("the backfill just planned is not in the ledger: was the ledger restored?")
+        return record
+
+    def _new(self, plan: Plan) -> NewBackfill:
+        return NewBackfill(
+            uid=self._uid,
+            cluster=self._tools.limits.cluster,
+            namespace=self._request.namespace,
+            name=self._request.name,
+            scope=plan.scope,
+            asset=plan.asset,
+            spec=self._request.raw,
+            spec_hash=self._spec.frozen_digest(),
+        )
+
+    async def _lease(self) -> None:
+        limits = self._tools.limits
+        if not await in_thread(self._ledger.take_lease, self._uid, limits.owner, limits.lease_seconds):
+            raise LeasedError
+
+    # -- settling -----------------------------------------------------------------------------------------------------
+
+    async def _settle(self) -> list[View]:
+        """Write down what became of the open batches; returns those that stay open."""
+        sight = await self._executor.look(await in_thread(self._ledger.open_batches, self._uid))
+        self._progress.blockage = sight.blockage
+        rules = self._rules()
+        for one in sight.seen:
+            if one.batch.job_uid is None and one.uid is not None:
+                await in_thread(self._ledger.record_job, one.batch.fence, one.batch.job_name, one.uid)
+            if outcome.needs_settling(one.batch, one.run):
+                await self._settle_one(one, rules)
+        remaining = [one for one in sight.seen if isinstance(one.run, Running)]
+        await self._tidy(set(sight.runs) - {one.batch.job_name for one in remaining})
+        return remaining
+
+    def _rules(self) -> outcome.Rules:
+        retry = self._spec.retry
+        policy = outcome.RetryPolicy(retry.limit, retry.backoff_seconds, retry.max_backoff_seconds)
+        return outcome.Rules(policy, self._tools.now(), self._spec.cancel, self._tools.jitter)
+
+    async def _settle_one(self, one: View, rules: outcome.Rules) -> None:
+        rows = await in_thread(self._ledger.rows_of, one.batch.fence)
+        settled = outcome.settle(one.batch, rows, one.run, rules)
+        await in_thread(partial(self._ledger.settle, close=settled.close), settled.fence, settled.changes)
+        for change in settled.changes:
+            self._tools.metrics.partitions.labels(change.state).inc()
+        if settled.close:
+            self._tools.metrics.batches.labels(settled.close).inc()
+            self._log.info("batch_closed", fence=settled.fence, outcome=settled.close)
+
+    async def _tidy(self, closed: set[str]) -> None:
+        """Take away the traces of closed batches; those that a failure names stay, for their logs."""
+        if closed:
+            failures = await in_thread(self._ledger.failures, self._uid)
+            await self._executor.tidy(closed - {failure.job for failure in failures})
+
+    # -- handing out --------------------------------------------------------------------------------------------------
+
+    async def _hand_out(self, seen: Sequence[View]) -> None:
+        digest = await self._executor.prepare()
+        await self._replace_unstarted(seen, digest)
+        batches = await self._unlaunched(seen)
+        if self._progress.blockage is None or self._progress.blockage.waiting:
+            batches += await self._claim(digest)
+        await each(self._launch, batches)
+
+    async def _replace_unstarted(self, seen: Sequence[View], digest: str) -> None:
+        """Runs that never started are made anew from an edited template; their rows go back uncharged once gone."""
+        stale = [one for one in seen if not one.started and not one.stopping and one.batch.template_digest != digest]
+        await self._executor.stop([one for one in stale if one.launched])
+
+    async def _unlaunched(self, seen: Sequence[View]) -> list[ClaimedBatch]:
+        """Batches that were claimed and whose run was not created, by this replica or by one that died."""
+        found = []
+        for batch in [one.batch for one in seen if not one.launched]:
+            rows = await in_thread(self._ledger.rows_of, batch.fence)
+            keys = tuple(row.partition for row in rows)
+            found.append(ClaimedBatch(batch.fence, batch.scope, batch.job_name, keys, batch.template_digest))
+        return found
+
+    async def _claim(self, digest: str) -> Sequence[ClaimedBatch]:
+        counts = await in_thread(self._ledger.counts, self._uid)
+        if not counts.queued:
+            return []
+        spec = self._spec
+        request = ClaimRequest(
+            max_parallel=spec.max_parallel,
+            operator_limit=self._tools.limits.max_parallel,
+            batch_size=batch_size(spec.batch_size, queued=counts.queued, slots=spec.max_parallel),
+            order=spec.order,
+            select=spec.select,
+            template_digest=digest,
+            job_prefix=self._request.run_prefix,
+        )
+        claimed = await in_thread(self._ledger.claim, self._uid, request)
+        self._tools.metrics.batches.labels("claimed").inc(len(claimed))
+        return claimed
+
+    async def _launch(self, batch: ClaimedBatch) -> None:
+        launched = await self._executor.launch(batch)
+        if isinstance(launched, Blockage):
+            self._progress.blockage = self._progress.blockage or launched
+        else:
+            await in_thread(self._ledger.record_job, batch.fence, batch.job_name, launched)
+
+    # -- cancelling ---------------------------------------------------------------------------------------------------
+
+    async def _cancel(self, seen: Sequence[View]) -> None:
+        await in_thread(self._ledger.cancel, self._uid)
+        await self._executor.stop([one for one in seen if one.launched])
+        for one in seen:
+            if not one.launched:
+                await self._settle_one(replace(one, run=Gone()), self._rules())
+
+    # -- judging ------------------------------------------------------------------------------------------------------
+
+    async def _conclude(self, seen: Sequence[View]) -> Standing:
+        counts = self._progress.counts = await in_thread(self._ledger.counts, self._uid)
+        self._progress.batches = await in_thread(self._ledger.open_batches, self._uid)
+        standing = judge(
+            counts,
+            open_batches=len(self._progress.batches),
+            cancelled=self._spec.cancel,
+            blockage=self._progress.blockage,
+            waited=_waited(seen, self._tools.now()),
+        )
+        if standing.finished:
+            await in_thread(self._ledger.finish, self._uid)
+        else:
+            self._progress.again = await self._next_look()
+        return standing
+
+    async def _next_look(self) -> float:
+        if self._progress.blockage is not None:
+            return UNSTARTED
+        if self._progress.batches:
+            return SOON
+        due = await in_thread(self._ledger.next_due, self._uid)
+        wait = (due - self._tools.now()).total_seconds() if due else UNSTARTED
+        return min(max(wait, 0.1), self._tools.limits.resync_seconds)
+
+    async def _stay_finished(self) -> Standing:
+        """A finished backfill with an unchanged spec is a no-op for ever."""
+        counts = self._progress.counts = await in_thread(self._ledger.counts, self._uid)
+        await self._tidy(set((await self._executor.look(())).runs))
+        return judge(counts, open_batches=0, cancelled=self._spec.cancel)
+
+
+def _waited(seen: Sequence[View], now: datetime) -> timedelta:
+    return max((now - one.batch.opened_at for one in seen if not one.started), default=timedelta(0))
