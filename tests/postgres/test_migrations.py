@@ -6,22 +6,25 @@ import os
 import subprocess
 import sys
 import threading
+import uuid
+from collections.abc import Iterator
 
 import psycopg
 import pytest
 import structlog
 from alembic import command
 from alembic.script import ScriptDirectory
-from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from structlog.testing import capture_logs
 
+from flowstone.backfill.records import Counts, NewBackfill
 from flowstone.db import schema
 from flowstone.db.ledger import Ledger
+from flowstone.db.logins import Logins
 from flowstone.db.migrate import config, engine_for, migrate, unforced
 from flowstone.errors import LedgerBusy, LedgerRefused, LedgerUnavailable, SchemaNotCompatible
-from tests.postgres.conftest import CLUSTER, OPERATOR_PASSWORD, Place
-from tests.postgres.servers import free_port
+from tests.postgres.conftest import CLUSTER, OPERATOR_PASSWORD, SCOPE, Place, login, request
+from tests.postgres.servers import free_port, installed, local
 
 LOG = structlog.get_logger()
 
@@ -182,35 +185,58 @@ def test_an_absent_server_is_unavailable() -> None:
         migrate(f"host=127.0.0.1 port={free_port()} user=x dbname=x", operator_password=None, log=LOG)
 
 
-class TestInstallerWithoutSuperuser:
-    """A managed service gives no superuser: CREATEROLE, CREATEDB and a database of one's own must do."""
-
-    @pytest.fixture
-    def installer(self, empty_database: Place) -> str:
-        """Such a login, owner of its database, on a server without FlowStone's roles."""
-        with empty_database.connect() as admin:
+@pytest.fixture(scope="module", params=sorted(installed()))
+def managed(request: pytest.FixtureRequest) -> Iterator[Place]:
+    """A managed service: a fresh server on which the installer is no superuser but has a database of its own."""
+    with local(request.param) as server:
+        with server.connect() as admin:
             admin.execute("CREATE ROLE managed LOGIN CREATEROLE CREATEDB PASSWORD 'managed-secret'")
-            admin.execute("GRANT flowstone_owner, flowstone_operator, flowstone_pool TO managed WITH ADMIN OPTION")
-            admin.execute("GRANT flowstone_namespace, flowstone_tenant TO managed WITH ADMIN OPTION")
-            admin.execute(sql.SQL("ALTER DATABASE {} OWNER TO managed").format(sql.Identifier(empty_database.name)))
-        yield empty_database.server.conninfo(empty_database.name, "managed", "managed-secret")
-        with empty_database.connect() as admin:
-            admin.execute("DROP OWNED BY managed CASCADE")
-            admin.execute(sql.SQL("ALTER DATABASE {} OWNER TO postgres").format(sql.Identifier(empty_database.name)))
-            admin.execute("DROP ROLE managed")
+            admin.execute("CREATE DATABASE managed OWNER managed")
+        yield Place(server, "managed")
 
-    def test_it_migrates(self, installer: str, empty_database: Place) -> None:
-        """The ledger is made, belongs to the owner, and the operator works on it."""
-        migrate(installer, operator_password=OPERATOR_PASSWORD, log=LOG)
-        with Ledger.connect(empty_database.operator, cluster=CLUSTER) as ledger:
+
+def managed_installer(place: Place) -> str:
+    """The connection string of that installer."""
+    return place.server.conninfo(place.name, "managed", "managed-secret")
+
+
+class TestInstallerWithoutSuperuser:
+    """CREATEROLE, CREATEDB and a database of one's own must do."""
+
+    def test_it_migrates_and_says_what_it_was_not_given(self, managed: Place) -> None:
+        """The roles and the ledger are made; BYPASSRLS, which such a server cannot give, is named; twice is as once."""
+        with capture_logs() as logs:
+            migrate(managed_installer(managed), operator_password=OPERATOR_PASSWORD, log=LOG)
+        missing = [entry["attribute"] for entry in logs if entry["event"] == "role-attribute-not-given"]
+        migrate(managed_installer(managed), operator_password=OPERATOR_PASSWORD, log=LOG)
+        assert missing == ["BYPASSRLS"]
+        assert "SCRAM-SHA-256$" not in managed.server.log()
+
+    def test_its_operator_does_the_work(self, managed: Place) -> None:
+        """Such an operator plans, claims and makes a login, which reports, is sent away, and dropped."""
+        migrate(managed_installer(managed), operator_password=OPERATOR_PASSWORD, log=LOG)
+        uid = str(uuid.uuid4())
+        with Ledger.connect(managed.operator, cluster=CLUSTER) as ledger:
             ledger.check_schema()
+            ledger.register(NewBackfill(uid, CLUSTER, "analytics", "b", SCOPE, "c1/analytics/a", {}, "h"))
+            ledger.plan(uid, [(SCOPE, "p")], total=1, set_hash="h", select="Missing")
+            (batch,) = ledger.claim(uid, request())
+            logins = Logins(ledger.database)
+            name = login(logins, SCOPE)
+            with psycopg.connect(managed.login(name), autocommit=True) as worker:
+                report = "UPDATE flowstone.materialization SET state = 'succeeded' WHERE fence = %s"
+                assert worker.execute(report, [batch.fence]).rowcount == 1
+                assert logins.end_sessions(name) == 1
+            logins.drop(name)
+            assert ledger.counts(uid) == Counts(total=1, succeeded=1)
 
-    def test_row_security_is_never_silent(self, installer: str, empty_database: Place) -> None:
+    def test_row_security_is_never_silent(self, managed: Place) -> None:
         """Under FORCE a change of rows by such an installer fails instead of touching nothing; `unforced` helps."""
+        installer = managed_installer(managed)
         migrate(installer, operator_password=None, log=LOG)
-        with empty_database.connect() as admin:
+        with managed.connect() as admin:
             admin.execute("INSERT INTO flowstone.latest VALUES ('s', 'a', 'p', now(), 'v1', gen_random_uuid(), 1)")
-        change = "UPDATE flowstone.latest SET code_version = 'v2'"
+        change = "UPDATE flowstone.latest SET code_version = 'v2' WHERE scope = 's'"
         with psycopg.connect(installer, autocommit=True) as connection:
             connection.execute("SET row_security = off")
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
