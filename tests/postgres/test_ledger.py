@@ -528,11 +528,14 @@ class TestReading:
         assert ledger.intervals(uid, "queued") == []
 
     def test_throughput(self, ledger: Ledger, queue: Queue, place: Place) -> None:
-        """What ended within the window, per minute; a time that a worker made up counts for nothing."""
+        """What ended within the window, or since the first hand-out, per minute; a made-up time counts for nothing."""
         uid = queue(KEYS)
         succeed(ledger, uid, max_parallel=6)
-        assert ledger.throughput(uid, 120) == 3.0
         with place.connect() as admin:
+            admin.execute("UPDATE flowstone.batch SET opened_at = now() - interval '60 s'")
+            assert ledger.throughput(uid, 120) == pytest.approx(6.0, rel=0.05)
+            admin.execute("UPDATE flowstone.batch SET opened_at = now() - interval '10 min'")
+            assert ledger.throughput(uid, 120) == 3.0
             admin.execute("UPDATE flowstone.materialization SET finished_at = 'infinity' WHERE ordinal < 2")
             admin.execute("UPDATE flowstone.materialization SET finished_at = '-infinity' WHERE ordinal = 2")
         assert ledger.throughput(uid, 120) == 1.5

@@ -68,7 +68,7 @@ _ENDS = """
 # By way of the batches, since only what they carry can have finished lately; a worker may write any time it likes
 # into finished_at, so a time outside the window (or before the batch) counts for nothing.
 _THROUGHPUT = """
-    SELECT count(*)
+    SELECT count(*), (SELECT extract(epoch FROM now() - min(opened_at)) FROM flowstone.batch WHERE backfill = %(uid)s)
     FROM flowstone.batch AS b JOIN flowstone.materialization AS m ON m.fence = b.fence
     WHERE b.backfill = %(uid)s
       AND (b.state = 'open' OR b.closed_at > now() - make_interval(secs => %(window)s))
@@ -125,6 +125,8 @@ def intervals(tx: Transaction, uid: str, state: State, limit: int) -> list[Inter
 
 
 def throughput(tx: Transaction, uid: str, window_seconds: float) -> float:
-    """Partitions per minute that succeeded or failed within the last `window_seconds`."""
-    row = tx.row(_THROUGHPUT, {"uid": uid, "window": window_seconds})
-    return float(row[0]) * 60 / window_seconds if row else 0.0
+    """Partitions per minute that succeeded or failed within the last `window_seconds`, or since the first hand-out."""
+    finished, age = tx.row(_THROUGHPUT, {"uid": uid, "window": window_seconds}) or (0, None)
+    if age is None:
+        return 0.0
+    return float(finished) * 60 / max(min(float(age), window_seconds), 1.0)
