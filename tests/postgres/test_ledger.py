@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 
 import pytest
 
@@ -527,6 +528,22 @@ class TestReading:
         assert ledger.intervals(uid, "succeeded", 2) == [Interval(KEYS[0], KEYS[2], 3), Interval(KEYS[5], KEYS[7], 3)]
         assert ledger.intervals(uid, "queued") == []
 
+    def test_intervals_of_any_pattern(self, ledger: Ledger, queue: Queue, place: Place) -> None:
+        """In a backfill with every state in it, the intervals of each are the runs one would count by hand."""
+        states = ["queued", "running", "succeeded", "failed", "skipped", "cancelled"]
+        pattern = [states[digit] for digit in (0, 0, 2, 2, 2, 1, 3, 3, 2, 4, 5, 5, 0, 2, 2, 4, 3, 1, 1, 0)]
+        uid = queue([f"k{number:02d}" for number in range(len(pattern))])
+        with place.connect() as admin, admin.cursor() as cursor:
+            cursor.executemany(
+                "UPDATE flowstone.materialization SET state = %(s)s, fence = CASE %(s)s WHEN 'queued' THEN NULL ELSE 1 END"
+                " WHERE ordinal = %(n)s",
+                [{"s": state, "n": number} for number, state in enumerate(pattern)],
+            )
+        runs = [(state, [n for n, _ in run]) for state, run in groupby(enumerate(pattern), key=lambda pair: pair[1])]
+        for wanted in states:
+            by_hand = [Interval(f"k{r[0]:02d}", f"k{r[-1]:02d}", len(r)) for state, r in runs if state == wanted]
+            assert ledger.intervals(uid, wanted) == by_hand
+
     def test_throughput(self, ledger: Ledger, queue: Queue, place: Place) -> None:
         """What ended within the window, or since the first hand-out, per minute; a made-up time counts for nothing."""
         uid = queue(KEYS)
@@ -538,4 +555,4 @@ class TestReading:
             assert ledger.throughput(uid, 120) == 3.0
             admin.execute("UPDATE flowstone.materialization SET finished_at = 'infinity' WHERE ordinal < 2")
             admin.execute("UPDATE flowstone.materialization SET finished_at = '-infinity' WHERE ordinal = 2")
-        assert ledger.throughput(uid, 120) == 1.5
+        assert ledger.throughput(uid, 30) == 6.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import get_args
 
 from flowstone.backfill.records import Counts, Failure, Interval, OpenBatch, Row, State
 from flowstone.db.connection import Transaction
@@ -50,19 +51,40 @@ _FAILURES = """
     ORDER BY m.ordinal LIMIT %(limit)s
 """
 
-# The ends of runs of consecutive ordinals; LIMIT stops the scan at the last one asked for.
-_ENDS = """
-    SELECT m.partition, e.ordinal, e.starts, e.stops
-    FROM (
-        SELECT ordinal, lag(ordinal) OVER w IS DISTINCT FROM ordinal - 1 AS starts,
-               lead(ordinal) OVER w IS DISTINCT FROM ordinal + 1 AS stops
-        FROM flowstone.materialization WHERE backfill = %(uid)s AND state = %(state)s
-        WINDOW w AS (ORDER BY ordinal)
-    ) AS e CROSS JOIN LATERAL (
+# A backfill's ordinals are 0, 1, 2, ... with one state each, so a run ends where the next row of any other state
+# stands: a few looks into the index for each run, however long it is.
+_INTERVALS = """
+    WITH RECURSIVE runs (first, stop, number) AS (
+        SELECT -1::bigint, 0::bigint, 0
+        UNION ALL
+        SELECT head.ordinal, coalesce(least(other.queued, other.running, other.succeeded, other.failed,
+                                            other.skipped, other.cancelled), b.total), runs.number + 1
+        FROM runs
+        CROSS JOIN LATERAL (
+            SELECT ordinal FROM flowstone.materialization
+            WHERE backfill = %(uid)s AND state = %(state)s AND ordinal >= runs.stop ORDER BY ordinal LIMIT 1
+        ) AS head
+        CROSS JOIN LATERAL (SELECT {others}) AS other
+        CROSS JOIN (SELECT total FROM flowstone.backfill WHERE uid = %(uid)s) AS b
+        WHERE runs.number < %(limit)s
+    )
+    SELECT f.partition, l.partition, r.stop - r.first
+    FROM runs AS r
+    CROSS JOIN LATERAL (
         SELECT partition FROM flowstone.materialization
-        WHERE backfill = %(uid)s AND state = %(state)s AND ordinal = e.ordinal LIMIT 1
-    ) AS m
-    WHERE e.starts OR e.stops ORDER BY e.ordinal LIMIT 2 * %(limit)s
+        WHERE backfill = %(uid)s AND state = %(state)s AND ordinal = r.first LIMIT 1
+    ) AS f
+    CROSS JOIN LATERAL (
+        SELECT partition FROM flowstone.materialization
+        WHERE backfill = %(uid)s AND state = %(state)s AND ordinal = r.stop - 1 LIMIT 1
+    ) AS l
+    WHERE r.number > 0 ORDER BY r.first
+"""
+
+_NEXT_OF_STATE = """
+    (SELECT ordinal FROM flowstone.materialization
+     WHERE %(state)s <> '{state}' AND backfill = %(uid)s AND state = '{state}' AND ordinal > head.ordinal
+     ORDER BY ordinal LIMIT 1) AS {state}
 """
 
 # By way of the batches, since only what they carry can have finished lately; a worker may write any time it likes
@@ -75,6 +97,31 @@ _THROUGHPUT = """
       AND m.state IN ('succeeded', 'failed')
       AND m.finished_at BETWEEN now() - make_interval(secs => %(window)s) AND now()
 """
+
+# The median over a few batches, so that no single worker decides, whatever time it writes into finished_at; that time
+# is also cut to its batch's life. Reports tell the pace without the start of the pod; an exit code does not.
+_PACE = """
+    WITH recent AS (
+        (SELECT fence, reporting, opened_at, closed_at FROM flowstone.batch
+         WHERE backfill = %(uid)s AND state = 'closed' ORDER BY fence DESC LIMIT %(batches)s)
+        UNION ALL
+        (SELECT fence, reporting, opened_at, clock_timestamp() FROM flowstone.batch
+         WHERE backfill = %(uid)s AND state = 'open' AND reporting ORDER BY fence LIMIT %(batches)s)
+    )
+    SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY CASE
+        WHEN b.reporting AND f.n > 1 THEN extract(epoch FROM f.last - f.first) / (f.n - 1)
+        ELSE extract(epoch FROM f.last - b.opened_at) / f.n END)
+    FROM recent AS b CROSS JOIN LATERAL (
+        SELECT count(*) AS n, min(t.at) AS first, max(t.at) AS last
+        FROM flowstone.materialization AS m
+        CROSS JOIN LATERAL (SELECT least(greatest(m.finished_at, b.opened_at), b.closed_at) AS at) AS t
+        WHERE m.fence = b.fence AND m.state IN ('succeeded', 'failed')
+    ) AS f
+    WHERE f.n > 0
+"""
+
+PACE_BATCHES = 8
+"""Closed batches, and as many open ones, that a measurement looks at."""
 
 
 def counts(tx: Transaction, uid: str) -> Counts:
@@ -114,14 +161,9 @@ def failures(tx: Transaction, uid: str, limit: int) -> list[Failure]:
 
 def intervals(tx: Transaction, uid: str, state: State, limit: int) -> list[Interval]:
     """The first runs of consecutive ordinals in a state."""
-    found: list[Interval] = []
-    first, start = "", 0
-    for partition, ordinal, starts, stops in tx.rows(_ENDS, {"uid": uid, "state": state, "limit": limit}):
-        if starts:
-            first, start = partition, ordinal
-        if stops:
-            found.append(Interval(first, partition, ordinal - start + 1))
-    return found[:limit]
+    others = ", ".join(_NEXT_OF_STATE.format(state=each) for each in get_args(State))
+    names = {"uid": uid, "state": state, "limit": limit}
+    return [Interval(*row) for row in tx.rows(_INTERVALS.format(others=others), names)]
 
 
 def throughput(tx: Transaction, uid: str, window_seconds: float) -> float:
@@ -130,3 +172,9 @@ def throughput(tx: Transaction, uid: str, window_seconds: float) -> float:
     if age is None:
         return 0.0
     return float(finished) * 60 / max(min(float(age), window_seconds), 1.0)
+
+
+def pace(tx: Transaction, uid: str) -> float | None:
+    """Seconds per partition, as recent batches have it; None when none of them tells."""
+    row = tx.row(_PACE, {"uid": uid, "batches": PACE_BATCHES})
+    return None if row is None or row[0] is None else float(row[0])
