@@ -535,8 +535,8 @@ class TestReading:
         uid = queue([f"k{number:02d}" for number in range(len(pattern))])
         with place.connect() as admin, admin.cursor() as cursor:
             cursor.executemany(
-                "UPDATE flowstone.materialization SET state = %(s)s, fence = CASE %(s)s WHEN 'queued' THEN NULL ELSE 1 END"
-                " WHERE ordinal = %(n)s",
+                "UPDATE flowstone.materialization SET state = %(s)s, "
+                "fence = CASE %(s)s WHEN 'queued' THEN NULL ELSE 1 END WHERE ordinal = %(n)s",
                 [{"s": state, "n": number} for number, state in enumerate(pattern)],
             )
         runs = [(state, [n for n, _ in run]) for state, run in groupby(enumerate(pattern), key=lambda pair: pair[1])]
