@@ -178,8 +178,8 @@ def free_port() -> int:
 @contextmanager
 def container(major: int) -> Iterator[Server]:
     """A server in a container of the image `localhost/flowstone-postgres:<major>`, by testcontainers."""
-    from testcontainers.core.config import testcontainers_config
     from testcontainers.community.postgres import PostgresContainer
+    from testcontainers.core.config import testcontainers_config
 
     testcontainers_config.ryuk_disabled = True  # its image cannot be had here; the context manager cleans up
     made = PostgresContainer(
