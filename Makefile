@@ -60,7 +60,8 @@ ifdef OWN
 image: cluster ## the image of operator and worker and that of the example, in the cluster
 	@$(BIN)/python -m tests.cluster image
 	@$(MAKE) --no-print-directory flights-context
-	@. .cluster/env && docker build --quiet -t $(FLIGHTS_IMAGE) --build-arg BASE=$(IMAGE) $(FLIGHTS_CONTEXT) >/dev/null
+	@. .cluster/env && docker build -t $(FLIGHTS_IMAGE) --build-arg BASE=$(IMAGE) $(FLIGHTS_CONTEXT) \
+	  >.cluster/logs/flights-image.log 2>&1 || { tail -n 20 .cluster/logs/flights-image.log >&2; exit 1; }
 	@$(BIN)/python -m tests.cluster load $(FLIGHTS_IMAGE)
 else
 image: env
