@@ -162,7 +162,11 @@ class BackfillSpec(Model):
     """Batches, that is Jobs, that are open at once at most. Lowering it stops none: open ones run to their end."""
 
     batch_size: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = None
-    """Partitions in one batch at most; unset means sized automatically."""
+    """Partitions in one batch at most; unset means sized automatically, see `targetBatchSeconds`."""
+
+    target_batch_seconds: Annotated[StrictInt, Field(ge=1, le=86_400)] = 60
+    """How long a batch shall last, in seconds, while `batchSize` is unset: sizes follow from what partitions took so
+    far. Longer batches start fewer pods, shorter ones follow edits and retries sooner."""
 
     retry: Retry = Retry()
     """What happens to a partition that failed."""

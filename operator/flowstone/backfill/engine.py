@@ -259,7 +259,7 @@ class Engine:
         request = ClaimRequest(
             max_parallel=spec.max_parallel,
             operator_limit=self._tools.limits.max_parallel,
-            batch_size=batch_size(spec.batch_size, queued=counts.queued, slots=spec.max_parallel),
+            batch_size=await self._batch_size(counts.queued),
             order=spec.order,
             select=spec.select,
             template_digest=digest,
@@ -268,6 +268,16 @@ class Engine:
         claimed = await in_thread(self._ledger.claim, self._uid, request)
         self._tools.metrics.batches.labels("claimed").inc(len(claimed))
         return claimed
+
+    async def _batch_size(self, queued: int) -> int:
+        spec = self._spec
+        return batch_size(
+            spec.batch_size,
+            queued=queued,
+            slots=spec.max_parallel,
+            target_seconds=spec.target_batch_seconds,
+            seconds_per_partition=None if spec.batch_size else await in_thread(self._ledger.pace, self._uid),
+        )
 
     async def _launch(self, batch: ClaimedBatch) -> None:
         launched = await self._executor.launch(batch)

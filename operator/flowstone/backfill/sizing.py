@@ -2,7 +2,8 @@
 
 A pod costs seconds before it works, so a batch shall last about `target_seconds`: long enough that starting it
 costs a few percent, short enough that a retry or an edit does not wait long. Until something was measured, the
-work is spread evenly over the slots, in batches small enough to learn from.
+work is spread evenly over the slots, in batches small enough to learn from. Towards the end it is spread evenly
+again, so that the slots come to rest together, but not so thinly that starting pods is most of what happens.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import math
 
 FIRST_GUESS = 50
 """Partitions in a batch, at most, before the first measurement."""
+
+SHORTEST = 3
+"""A batch made for an even spread lasts the target's so-manieth part at least."""
 
 LARGEST = 10_000
 """Partitions in a batch, at most (an object's annotations hold 256 KiB)."""
@@ -39,4 +43,4 @@ def batch_size(
     if seconds_per_partition is None:
         return min(share, FIRST_GUESS)
     fitting = math.floor(target_seconds / max(seconds_per_partition, 1e-6))
-    return max(1, min(share, fitting, LARGEST))
+    return max(1, min(max(share, fitting // SHORTEST), fitting, LARGEST))

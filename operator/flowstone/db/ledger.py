@@ -257,3 +257,8 @@ class Ledger:
         """Partitions per minute that ended within the last `window_seconds`."""
         with self.database.transaction() as tx:
             return reading.throughput(tx, uid, window_seconds)
+
+    def pace(self, uid: str) -> float | None:
+        """Seconds that one partition takes of late; None while nothing has finished."""
+        with self.database.transaction() as tx:
+            return reading.pace(tx, uid)

@@ -46,6 +46,7 @@ BACKFILLS = st.fixed_dictionaries(
         "select": st.sampled_from(["Missing", "All", "Failed"]),
         "maxParallel": NUMBERS,
         "batchSize": NUMBERS,
+        "targetBatchSeconds": NUMBERS,
         "retry": RETRIES,
         "cancel": st.sampled_from([True, False, "true"]),
     },

@@ -56,6 +56,7 @@ def test_defaults_are_those_of_the_design() -> None:
         "select": "Missing",
         "order": "Ascending",
         "maxParallel": 10,
+        "targetBatchSeconds": 60,
         "retry": {"limit": 2, "backoffSeconds": 10, "maxBackoffSeconds": 600},
         "cancel": False,
         "readyWhen": "Accepted",

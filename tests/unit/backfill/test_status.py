@@ -166,9 +166,15 @@ def test_intervals_for_people() -> None:
         (None, 1_000_000, 20, 0.001, 10_000),
         (None, 1_000_000, 20, 0.5, 120),
         (None, 1_000_000, 20, 3600.0, 1),
-        (None, 100, 20, 0.001, 5),
+        (None, 100, 20, 0.001, 10_000),
+        (None, 400, 20, 1.0, 20),
+        (None, 100, 20, 1.0, 20),
+        (None, 100, 20, 30.0, 2),
     ],
 )
 def test_batch_size(wanted: int | None, queued: int, slots: int, pace: float | None, expected: int) -> None:
-    """The spec decides; else an even share, bounded by a careful first guess or by the measured pace."""
+    """The spec decides; else an even share, bounded by a careful first guess or by the measured pace.
+
+    At 60 s a batch, one of an even share still lasts 20 s, so that starting it costs little.
+    """
     assert batch_size(wanted, queued=queued, slots=slots, seconds_per_partition=pace) == expected
