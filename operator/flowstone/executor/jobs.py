@@ -98,7 +98,7 @@ def job_manifest(batch: ClaimedBatch, work: Work, *, secret: str | None, tenant:
     Raises:
         InvalidSpec: the batch is larger than a manifest may carry.
     """
-    keys = _keys_text(batch.partitions)
+    keys = keys_text(batch.partitions)
     labels = _labels(batch, work)
     return {
         "apiVersion": "batch/v1",
@@ -123,7 +123,7 @@ def job_manifest(batch: ClaimedBatch, work: Work, *, secret: str | None, tenant:
     }
 
 
-def _keys_text(partitions: Sequence[str]) -> str:
+def keys_text(partitions: Sequence[str]) -> str:
     """Return the content of the file of keys; control characters are percent-encoded in keys, so lines are safe."""
     text = "\n".join(partitions) + "\n"
     if not 0 < len(partitions) <= MAX_PARTITIONS:
@@ -158,7 +158,10 @@ def _owner(work: Work) -> dict[str, Any]:
     }
 
 
-def _environment(batch: ClaimedBatch, work: Work, secret: str | None, tenant: str | None) -> list[dict[str, Any]]:
+def contract_values(
+    batch: ClaimedBatch, work: Work, *, partitions_file: str, tenant: str | None = None
+) -> dict[str, str]:
+    """Return the variables of the contract as a worker finds them, without libpq's."""
     values = {
         "FLOWSTONE_CONTRACT": CONTRACT,
         "FLOWSTONE_BACKFILL": work.uid,
@@ -169,12 +172,17 @@ def _environment(batch: ClaimedBatch, work: Work, secret: str | None, tenant: st
         "FLOWSTONE_ASSET_ID": work.asset_id,
         "FLOWSTONE_FENCE": str(batch.fence),
         "FLOWSTONE_DIMENSIONS": json.dumps([dict(one) for one in work.dimensions], ensure_ascii=False),
-        "FLOWSTONE_PARTITIONS_FILE": f"{KEYS_FOLDER}/partitions",
+        "FLOWSTONE_PARTITIONS_FILE": partitions_file,
     }
     if len(batch.partitions) == 1:
         values["FLOWSTONE_PARTITION"] = batch.partitions[0]
     if tenant is not None:
         values["FLOWSTONE_TENANT"] = tenant
+    return values
+
+
+def _environment(batch: ClaimedBatch, work: Work, secret: str | None, tenant: str | None) -> list[dict[str, Any]]:
+    values = contract_values(batch, work, partitions_file=f"{KEYS_FOLDER}/partitions", tenant=tenant)
     # Kubernetes would expand `$(NAME)` in a value; `$$` stands for one `$`.
     plain = [{"name": name, "value": value.replace("$", "$$")} for name, value in values.items()]
     return plain + ([_from_secret(name, secret) for name in PG_VARIABLES] if secret else [])
