@@ -95,7 +95,7 @@ install: $(if $(OWN),image,cluster) ## FlowStone on the cluster, with an embedde
 	@kubectl label --overwrite namespace $(SYSTEM) pod-security.kubernetes.io/enforce=restricted >/dev/null
 	@image=$(IMAGE); digest=given; \
 	if [ -n "$(OWN)" ]; then . .cluster/env; digest=$$(docker image inspect --format '{{.Id}}' $$image); fi; \
-	helm upgrade --install flowstone charts/flowstone --namespace $(SYSTEM) --wait --timeout 5m \
+	$(if $(OWN),flock .cluster/install.lock )helm upgrade --install flowstone charts/flowstone --namespace $(SYSTEM) --wait --timeout 5m \
 	  --set image.repository=$${image%:*} --set image.tag=$${image##*:} \
 	  --set postgres.embedded.enabled=true --set postgres.embedded.image=$(POSTGRES_IMAGE) \
 	  --set-string "podAnnotations.flowstone\.dev/image=$$digest" $(HELM_ARGS) >/dev/null \
