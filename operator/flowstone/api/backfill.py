@@ -171,6 +171,10 @@ class BackfillSpec(Model):
     retry: Retry = Retry()
     """What happens to a partition that failed."""
 
+    suspend: Literal["Drain", "Kill"] | None = None
+    """Drain hands nothing more out and lets open Jobs run to their end; Kill stops them too, and what they had not
+    finished goes back to the queue without using up an attempt. Unset it to go on."""
+
     cancel: StrictBool = False
     """True stops the Jobs and everything queued, for good; it cannot be taken back."""
 

@@ -154,7 +154,10 @@ class Engine:
             await self._lease()
         open_views = await self._settle()
         if self._spec.cancel:
-            await self._cancel(open_views)
+            await in_thread(self._ledger.cancel, self._uid)
+            await self._halt(open_views, kill=True)
+        elif self._spec.suspend:
+            await self._halt(open_views, kill=self._spec.suspend == "Kill")
         else:
             await self._hand_out(open_views)
         return await self._conclude(open_views)
@@ -286,11 +289,12 @@ class Engine:
         else:
             await in_thread(self._ledger.record_job, batch.fence, batch.job_name, launched)
 
-    # -- cancelling ---------------------------------------------------------------------------------------------------
+    # -- halting ------------------------------------------------------------------------------------------------------
 
-    async def _cancel(self, seen: Sequence[View]) -> None:
-        await in_thread(self._ledger.cancel, self._uid)
-        await self._executor.stop([one for one in seen if one.launched])
+    async def _halt(self, seen: Sequence[View], *, kill: bool) -> None:
+        """Start nothing more: what was never launched goes back; with `kill` what runs is asked to stop."""
+        if kill:
+            await self._executor.stop([one for one in seen if one.launched])
         for one in seen:
             if not one.launched:
                 await self._settle_one(replace(one, run=Gone()), self._rules())
@@ -304,6 +308,7 @@ class Engine:
             counts,
             open_batches=len(self._progress.batches),
             cancelled=self._spec.cancel,
+            suspended=self._spec.suspend,
             blockage=self._progress.blockage,
             waited=_waited(seen, self._tools.now()),
         )
@@ -318,6 +323,8 @@ class Engine:
             return UNSTARTED
         if self._progress.batches:
             return SOON
+        if self._spec.suspend:
+            return self._tools.limits.resync_seconds
         due = await in_thread(self._ledger.next_due, self._uid)
         wait = (due - self._tools.now()).total_seconds() if due else UNSTARTED
         return min(max(wait, 0.1), self._tools.limits.resync_seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from typing import Literal
 
 from flowstone.backfill.records import Counts
 from flowstone.executor.port import Blockage
@@ -52,13 +53,14 @@ def judge(
     *,
     open_batches: int,
     cancelled: bool,
-    suspended: bool = False,
+    suspended: Literal["Drain", "Kill"] | None = None,
     blockage: Blockage | None = None,
     waited: timedelta = timedelta(0),
 ) -> Standing:
     """The standing of a planned backfill whose spec is valid.
 
     Args:
+        suspended: The spec's `suspend`.
         blockage: Why an open batch does not start, if one does not.
         waited: How long the oldest batch that has not started has been open.
     """
@@ -66,11 +68,12 @@ def judge(
         return _finished(counts, cancelled=cancelled)
     if cancelled:
         return Standing(Stand.RUNNING, "Cancelling", f"waiting for {open_batches} batches to stop")
+    if suspended:
+        left = f"{open_batches} batches {'run to their end' if suspended == 'Drain' else 'are being stopped'}"
+        message = f"suspended by spec.suspend: {suspended}; {left}; unset it to go on"
+        return Standing(Stand.SUSPENDED, "SuspendedBySpec", message)
     if blockage is not None and not blockage.waiting:
         return Standing(Stand.BLOCKED, blockage.reason, blockage.message)
-    if suspended:
-        message = f"suspended by spec.suspend; {open_batches} batches still run; unset it to go on"
-        return Standing(Stand.SUSPENDED, "SuspendedBySpec", message)
     if blockage is not None and waited >= WAITING_AFTER:
         return Standing(Stand.WAITING, "Waiting", blockage.message)
     message = f"{counts.finished} of {counts.total} partitions finished, {open_batches} batches are out"

@@ -48,6 +48,7 @@ BACKFILLS = st.fixed_dictionaries(
         "batchSize": NUMBERS,
         "targetBatchSeconds": NUMBERS,
         "retry": RETRIES,
+        "suspend": st.sampled_from(["Drain", "Kill", "drain", True]),
         "cancel": st.sampled_from([True, False, "true"]),
     },
 )

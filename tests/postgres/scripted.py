@@ -1,0 +1,196 @@
+"""An executor that runs nothing: a test says what its runs do, and how they end.
+
+What a worker would write is written to the real ledger, under the batch's fence, with the worker's own conditions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from flowstone.api.backfill import BackfillSpec
+from flowstone.api.parse import parse_backfill
+from flowstone.backfill.engine import Engine, Limits, Progress, Request, Tools
+from flowstone.backfill.plan import Plan
+from flowstone.backfill.records import ClaimedBatch, OpenBatch
+from flowstone.backfill.standing import Standing
+from flowstone.db.ledger import Ledger
+from flowstone.executor.port import Blockage, Ended, Gone, Running, RunState, Sight, View
+from flowstone.partition import Dimension, explicit
+from flowstone.telemetry import Metrics
+from tests.postgres.conftest import CLUSTER, SCOPE, Place
+
+
+class DiedError(Exception):
+    """The replica ends in the middle of a step, as after a SIGKILL."""
+
+
+@dataclass
+class Run:
+    """A run that was launched: how it goes, and what it works on."""
+
+    batch: ClaimedBatch
+    uid: str
+    state: RunState = field(default_factory=lambda: Running(ready=True))
+
+
+class ScriptedExecutor:
+    """An executor whose runs go as the test says.
+
+    Attributes:
+        runs: What there is a trace of, by name.
+        launched: Every batch ever launched.
+        dies: Where the replica shall die: before or after the next run is created, "" for nowhere.
+    """
+
+    def __init__(self) -> None:
+        self.runs: dict[str, Run] = {}
+        self.launched: list[ClaimedBatch] = []
+        self.dies = ""
+
+    async def look(self, batches: Sequence[OpenBatch]) -> Sight:
+        """How the runs go."""
+        return Sight([self._view(batch) for batch in batches], list(self.runs))
+
+    def _view(self, batch: OpenBatch) -> View:
+        run = self.runs.get(batch.job_name)
+        if run is None:
+            launched = batch.job_uid is not None
+            return View(batch, Gone() if launched else Running(), launched=launched)
+        return View(batch, run.state, launched=True, uid=run.uid)
+
+    async def prepare(self) -> str:
+        """There is nothing to make ready."""
+        return "digest-1"
+
+    async def launch(self, batch: ClaimedBatch) -> str | Blockage:
+        """Start a run, or find it."""
+        if self.dies == "before":
+            raise DiedError
+        if batch.job_name not in self.runs:
+            self.runs[batch.job_name] = Run(batch, f"uid-{batch.fence}")
+            self.launched.append(batch)
+        if self.dies == "after":
+            raise DiedError
+        return self.runs[batch.job_name].uid
+
+    async def stop(self, unwanted: Sequence[View]) -> None:
+        """Mark runs as stopping; the test ends them."""
+        for one in unwanted:
+            run = self.runs.get(one.batch.job_name)
+            if run is not None and isinstance(run.state, Running):
+                run.state = replace(run.state, stopping=True)
+
+    async def tidy(self, unwanted: Collection[str]) -> None:
+        """Forget runs."""
+        for name in unwanted:
+            self.runs.pop(name, None)
+
+    @property
+    def going(self) -> list[Run]:
+        """Runs that have not ended, oldest first."""
+        return [run for run in self.runs.values() if isinstance(run.state, Running)]
+
+
+class Worker:
+    """Writes what a worker in a run would write, under its fence and its conditions."""
+
+    def __init__(self, place: Place, uid: str) -> None:
+        self._place = place
+        self._uid = uid
+
+    def report(self, batch: ClaimedBatch, partition: str, error: str | None = None) -> bool:
+        """Report one partition; False when the run is superseded."""
+        names = [self._uid, batch.scope, partition, batch.fence]
+        with self._place.connect() as admin, admin.transaction():
+            admin.execute("UPDATE flowstone.batch SET reporting = true WHERE fence = %s", [batch.fence])
+            written = admin.execute(
+                "UPDATE flowstone.materialization SET state = %s, error = %s, finished_at = now() WHERE backfill = %s"
+                " AND scope = %s AND partition = %s AND fence = %s AND state = 'running'",
+                ["failed" if error else "succeeded", error, *names],
+            )
+        return written.rowcount == 1
+
+    def pending(self, batch: ClaimedBatch) -> list[str]:
+        """What a batch has not reported, in order."""
+        rows = self._place.all(
+            "SELECT partition FROM flowstone.materialization WHERE fence = %s AND state = 'running' ORDER BY ordinal",
+            batch.fence,
+        )
+        return [partition for (partition,) in rows]
+
+
+@dataclass
+class Story:
+    """One backfill, its executor and a replica that reconciles it."""
+
+    ledger: Ledger
+    place: Place
+    uid: str
+    keys: Sequence[str]
+    spec: dict[str, Any] = field(default_factory=dict)
+    executor: ScriptedExecutor = field(default_factory=ScriptedExecutor)
+    owner: str = "replica-1"
+
+    def __post_init__(self) -> None:
+        self.progress = Progress()
+        self.worker = Worker(self.place, self.uid)
+
+    def edit(self, **fields: Any) -> None:
+        """Edit the spec; None takes a field away."""
+        self.spec = {key: value for key, value in (self.spec | fields).items() if value is not None}
+
+    def step(self) -> Standing:
+        """One pass of the engine."""
+        self.progress = Progress()
+        return asyncio.run(self._engine().advance())
+
+    def _engine(self) -> Engine:
+        parsed = parsed_spec(self.spec)
+        request = Request(self.uid, "analytics", "b", parsed, self.spec, f"b-{self.uid[:8]}-")
+        limits = Limits(owner=self.owner, cluster=CLUSTER, resync_seconds=60)
+        log = structlog.get_logger()
+        tools = Tools(self.ledger, limits, Metrics(), log, lambda: datetime.now(UTC), lambda: 0.0)
+
+        async def plan() -> Plan:
+            keys = explicit((Dimension("key", "string"),), self.keys)
+            return Plan(SCOPE, f"{CLUSTER}/analytics/daily", keys, parsed.select)
+
+        return Engine(tools, request, self.executor, plan, self.progress)
+
+    # -- what runs do
+
+    def succeed(self, run: Run) -> None:
+        """A run reports all it has as done, and ends."""
+        for partition in self.worker.pending(run.batch):
+            self.worker.report(run.batch, partition)
+        run.state = Ended(succeeded=True, exit_code=0)
+
+    def fail(self, run: Run, error: str = "ValueError: bad row") -> None:
+        """A run reports all it has as failed, and ends."""
+        for partition in self.worker.pending(run.batch):
+            self.worker.report(run.batch, partition, error)
+        run.state = Ended(succeeded=True, exit_code=0)
+
+    def stopped(self) -> None:
+        """Runs that were asked to stop are over."""
+        for run in list(self.executor.going):
+            if isinstance(run.state, Running) and run.state.stopping:
+                run.state = Ended(succeeded=False, exit_code=143, disrupted=True)
+
+    def states(self) -> Mapping[str, str]:
+        """State of each partition."""
+        rows = self.place.all(
+            "SELECT partition, state FROM flowstone.materialization WHERE backfill = %s ORDER BY ordinal", self.uid
+        )
+        return dict(rows)
+
+
+def parsed_spec(spec: Mapping[str, Any]) -> BackfillSpec:
+    """The spec as the operator reads it."""
+    return parse_backfill({"metadata": {"name": "b"}, "spec": {"asset": "daily", **spec}}).spec
