@@ -175,6 +175,7 @@ GRANTS = (
     "ON flowstone.materialization TO flowstone_pool",
     "GRANT SELECT ON flowstone.latest TO flowstone_pool",
     "GRANT SELECT, INSERT, UPDATE ON flowstone.tenant TO flowstone_operator",
+    "GRANT DELETE ON flowstone.latest TO flowstone_operator",  # of a tenant that is purged
 )
 
 

@@ -1,0 +1,112 @@
+"""Deletes a tenant's rows for good, and digests them before as evidence of what was deleted.
+
+What belongs to a tenant is found in the catalogue: the ledger's tables by scope, every table whose policies are a
+tenant table's by `tenant_id`, and the tenant's own schema.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+
+from psycopg import sql
+
+from flowstone.db.connection import LONG_SECONDS, Database, Transaction
+from flowstone.db.logins import Logins
+from flowstone.errors import LedgerRefused
+from flowstone.tenant.desired import Desired
+from flowstone.tenant.observed import Observed
+from flowstone.tenant.steps import Export, Purge
+
+CHUNK = 10_000
+"""Rows deleted in one transaction."""
+
+LEDGER = ("attempt", "latest", "batch", "materialization", "backfill")
+"""The ledger's tables with rows of a scope, in the order in which they are emptied."""
+
+_TENANT_TABLES = """
+    SELECT n.nspname, c.relname FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped
+    WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND n.nspname NOT IN ('flowstone', 'pg_catalog')
+      AND EXISTS (SELECT FROM pg_catalog.pg_policy p WHERE p.polrelid = c.oid AND p.polname = 'tenant_rows')
+    ORDER BY 1, 2
+"""
+
+
+Rows = tuple[sql.Identifier, sql.Identifier, sql.Literal]
+"""A table, and the column and value that say which of its rows."""
+
+
+class TenantPurge:
+    """Exports and purges tenants of one cluster.
+
+    Args:
+        database: The ledger's, as in `ledger.database`.
+    """
+
+    def __init__(self, database: Database, logins: Logins, cluster: str) -> None:
+        self._database = database
+        self._logins = logins
+        self._cluster = cluster
+
+    def apply(self, change: Export | Purge, desired: Desired, observed: Observed) -> None:
+        """Digest, or delete.
+
+        Raises:
+            LedgerRefused: The operator may not delete from a table; the message names it.
+        """
+        if isinstance(change, Export):
+            self._export(desired, change)
+        else:
+            self._purge(desired, observed)
+
+    def _export(self, desired: Desired, change: Export) -> None:
+        with self._database.transaction(LONG_SECONDS) as tx:
+            tx.allow(LONG_SECONDS)
+            digest = hashlib.sha256()
+            for table, column, value in self._tables(tx, desired):
+                digest.update(f"{table.as_string()}\n".encode())
+                query = sql.SQL("COPY (SELECT t::text FROM {} t WHERE {} = {} ORDER BY 1) TO STDOUT")
+                with tx.connection.cursor().copy(query.format(table, column, value)) as copy:
+                    for part in copy:
+                        digest.update(part)
+            values = {"digest": digest.hexdigest(), "until": change.retain_until}
+            self._note(tx, desired, "export_digest = %(digest)s, retain_until = %(until)s", values)
+
+    def _purge(self, desired: Desired, observed: Observed) -> None:
+        row = observed.registration
+        if row is None or row.state != "suspended":
+            raise LedgerRefused("tenant: only a suspended one is purged")
+        with self._database.transaction() as tx:
+            tables = list(self._tables(tx, desired))
+        for table, column, value in tables:
+            self._empty(table, column, value)
+        with self._database.transaction(LONG_SECONDS) as tx:
+            if row.role_base and observed.schema_exists:
+                tx.connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(row.role_base)))
+        for login in observed.logins.values():
+            if login.exists and login.mapped:
+                self._logins.drop(login.role_name)
+        with self._database.transaction() as tx:
+            self._note(tx, desired, "state = 'purged', purged_at = clock_timestamp(), active_slot = NULL", {})
+
+    def _empty(self, table: sql.Identifier, column: sql.Identifier, value: sql.Literal) -> None:
+        """Delete the rows whose column has a value, some at a time."""
+        text = "DELETE FROM {0} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {0} WHERE {1} = {2} LIMIT {3}))"
+        query = sql.SQL(text).format(table, column, value, sql.Literal(CHUNK))
+        while True:
+            with self._database.transaction(LONG_SECONDS) as tx:
+                tx.allow(LONG_SECONDS)
+                if not tx.connection.execute(query).rowcount:
+                    return
+
+    def _tables(self, tx: Transaction, desired: Desired) -> Iterator[Rows]:
+        for name in LEDGER:
+            yield sql.Identifier("flowstone", name), sql.Identifier("scope"), sql.Literal(desired.scope)
+        for schema, name in tx.rows(_TENANT_TABLES):
+            yield sql.Identifier(schema, name), sql.Identifier("tenant_id"), sql.Literal(desired.tenant_id)
+
+    def _note(self, tx: Transaction, desired: Desired, assignments: str, values: Mapping[str, object]) -> None:
+        query = f"UPDATE flowstone.tenant SET {assignments} WHERE cluster = %(cluster)s AND tenant_id = %(tenant)s"  # noqa: S608 - constants
+        tx.run(query, {"cluster": self._cluster, "tenant": desired.tenant_id, **values})
