@@ -14,6 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import structlog
+from psycopg.conninfo import conninfo_to_dict
 
 from flowstone.backfill.records import Counts, NewBackfill
 from flowstone.db.embedded import INSTALLER, default_folder, programs, start_embedded
@@ -77,6 +78,9 @@ def test_a_folder_with_a_long_path(folder: Path) -> None:
     folder.chmod(0o755)
     with start_embedded(deep, log=LOG) as server:
         psycopg.connect(server.conninfo()).close()
+        elsewhere = Path(str(conninfo_to_dict(server.conninfo())["host"]))
+        assert elsewhere.exists()
+    assert not elsewhere.exists()
 
 
 def test_data_of_a_version_that_is_not_installed(folder: Path) -> None:

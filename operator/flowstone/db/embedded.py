@@ -114,6 +114,8 @@ class EmbeddedPostgres:
         with self.exclusively():
             if self._is_last() and self._is_running():
                 self._control("-m", "fast", "stop")
+                if self._socket_folder != self.folder:
+                    shutil.rmtree(self._socket_folder, ignore_errors=True)
             self._users.close()
 
     def __enter__(self) -> Self:
