@@ -509,7 +509,7 @@ def test_program_counts_by_its_exit_code_or_its_commit(batch: Batch) -> None:
     assert batch.written() == ["a", "c"]
 
 
-def test_program_of_a_superseded_worker_is_not_started(batch: Batch, ledger: Ledger) -> None:
+def test_program_of_a_superseded_worker_leaves_no_outcome(batch: Batch, ledger: Ledger) -> None:
     """A batch that is handed on while a program runs is left alone: no outcome, and no further program."""
 
     def hand_on() -> None:
@@ -530,6 +530,16 @@ with psycopg.connect(os.environ["CONNINFO"], autocommit=True) as link:
     thread.join()
     assert batch.written() == ["a", "go on"]
     assert set(batch.states().values()) == {"running"}
+
+
+def test_program_is_not_started_for_what_was_handed_on(batch: Batch, ledger: Ledger) -> None:
+    """A partition that was handed on between two programs is not begun at all."""
+    started: list[str] = []
+    with closing(batch.reports(batch.around())) as reports:
+        assert reports.start() == dict.fromkeys(KEYS, 0)
+        batch.hand_on(ledger)
+        assert reports.after("a", lambda: started.append("a")) == "superseded"
+    assert started == []
 
 
 FUNCTIONS = """

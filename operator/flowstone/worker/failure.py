@@ -16,8 +16,8 @@ MAX_ERROR_BYTES = 2048
 _FOREIGN = ("site-packages", "dist-packages")
 """Parts of the paths of code that is not the user's own, as a rule."""
 
-_NOWHERE = (str(PurePath(__file__).parent), "<frozen", importlib.__path__[0])
-"""Starts of the paths of code that never is the place of a failure: this package and the import machinery."""
+_NOWHERE = (str(PurePath(__file__).parents[1]), "<frozen", importlib.__path__[0])
+"""Starts of the paths of code that never is the place of a failure: FlowStone and the import machinery."""
 
 
 class FunctionError(Exception):
@@ -60,7 +60,7 @@ def _place(trace: TracebackType | None) -> str:
 
 
 def _places(trace: TracebackType | None) -> Iterator[tuple[str, str]]:
-    """Yield path and words of each frame that may be the place of a failure."""
+    """Yield path and words of each frame that can be the place of a failure."""
     while trace is not None:
         code = trace.tb_frame.f_code
         if not code.co_filename.startswith(_NOWHERE):
