@@ -203,7 +203,8 @@ def test_live_fields_may_change(kubectl: Kubectl, created: Callable[[Json], Json
     manifest = created(named("live", backfill()))
     retry = {"limit": 0, "backoffSeconds": 1, "maxBackoffSeconds": 2}
     live: Json = {"maxParallel": 3, "batchSize": 7, "order": "Descending", "retry": retry, "readyWhen": "Finished"}
-    live |= {"targetBatchSeconds": 5, "suspend": "Drain"}
+    live |= {"targetBatchSeconds": 5, "suspend": "Drain", "resume": "a", "retryFailed": "b"}
+    live |= {"failureBudget": {"count": 3}}
     answer = asked(kubectl, edited(manifest, cancel=True, **live))
     assert (answer.returncode, answer.stderr) == (0, "")
 

@@ -91,3 +91,133 @@ class TestSuspend:
         story.step()
         story.edit(cancel=True)
         assert story.step().stand is Stand.CANCELLED
+
+
+class TestFailureBudget:
+    def test_passing_it_stops_handing_out(self, tell: Tell) -> None:
+        """Two failures are allowed: after the third nothing is handed out; the message says why and what to do."""
+        story = tell(failureBudget={"count": 2})
+        story.step()
+        for run in story.executor.going[:2]:
+            story.fail(run, "KeyError: 2013")
+        standing = story.step()
+        assert (standing.stand, standing.reason) == (Stand.BUDGET_PASSED, "FailureBudgetPassed")
+        assert "(4 times): KeyError: 2013" in standing.message
+        assert story.progress.counts == Counts(total=10, failed=4, running=2, queued=4)
+        story.succeed(story.executor.going[0])
+        assert story.step().stand is Stand.BUDGET_PASSED
+        assert (len(story.executor.launched), story.progress.again) == (3, 60)
+
+    def test_raising_it_goes_on(self, tell: Tell) -> None:
+        """Work goes on where it stood, and a second stop comes with the raised budget."""
+        story = tell(failureBudget={"count": 1}, maxParallel=1)
+        story.step()
+        story.fail(story.executor.going[0])
+        assert story.step().stand is Stand.BUDGET_PASSED
+        story.edit(failureBudget={"count": 2})
+        assert story.step().stand is Stand.RUNNING
+        story.fail(story.executor.going[0])
+        assert story.step().stand is Stand.BUDGET_PASSED
+        story.edit(failureBudget=None)
+        assert story.step().stand is Stand.RUNNING
+
+    def test_resume_forgives_what_failed_so_far(self, tell: Tell) -> None:
+        """A new token goes on once; as many failures as before stop it again, and the old token does not help."""
+        story = tell(failureBudget={"count": 1}, maxParallel=1)
+        story.step()
+        story.fail(story.executor.going[0])
+        assert story.step().stand is Stand.BUDGET_PASSED
+        story.edit(resume="a")
+        assert story.step().stand is Stand.RUNNING
+        story.fail(story.executor.going[0])
+        assert story.step().stand is Stand.BUDGET_PASSED
+        assert story.step().stand is Stand.BUDGET_PASSED
+        story.edit(resume="b")
+        assert story.step().stand is Stand.RUNNING
+
+    def test_a_token_there_from_the_start_forgives_nothing(self, tell: Tell) -> None:
+        """What a manifest says when it is created was honoured before anything failed."""
+        story = tell(failureBudget={"count": 1}, maxParallel=1, resume="a")
+        story.step()
+        story.fail(story.executor.going[0])
+        assert story.step().stand is Stand.BUDGET_PASSED
+
+    def test_a_window_looks_at_the_last_ones(self, tell: Tell) -> None:
+        """Two failures with two successes between them are one of any three; two in a row are too many."""
+        story = tell(failureBudget={"count": 1, "window": 3}, maxParallel=1, batchSize=1)
+        for outcome in (story.fail, story.succeed, story.succeed, story.fail):
+            assert story.step().stand is Stand.RUNNING
+            outcome(story.executor.going[0])
+        assert story.step().stand is Stand.RUNNING
+        story.fail(story.executor.going[0])
+        assert story.step().stand is Stand.BUDGET_PASSED
+
+    def test_what_is_left_of_it_ends_as_failed(self, tell: Tell) -> None:
+        """When everything has finished there is nothing to stop."""
+        story = tell(failureBudget={"count": 0}, maxParallel=5)
+        story.step()
+        for run in story.executor.going:
+            story.fail(run)
+        assert story.step().stand is Stand.FAILED
+
+
+class TestRetryFailed:
+    def test_a_token_queues_what_failed_once(self, tell: Tell, place: Place) -> None:
+        """A finished backfill is open again, its failures have all their attempts, and the token is used up."""
+        story = tell(maxParallel=5)
+        story.step()
+        bad, *good = story.executor.going
+        story.fail(bad)
+        for run in good:
+            story.succeed(run)
+        assert story.step().stand is Stand.PARTLY_FAILED
+        story.edit(retryFailed="a")
+        assert story.step().stand is Stand.RUNNING
+        assert [batch.partitions for batch in story.executor.launched[5:]] == [("k00", "k01")]
+        assert place.all("SELECT DISTINCT attempts FROM flowstone.materialization") == [(0,)]
+        story.fail(story.executor.going[0])
+        assert [story.step().stand for _ in range(2)] == [Stand.PARTLY_FAILED] * 2
+        assert len(story.executor.launched) == 6
+        story.edit(retryFailed="b")
+        story.step()
+        story.succeed(story.executor.going[0])
+        assert story.step().stand is Stand.SUCCEEDED
+        assert story.progress.counts == Counts(total=10, succeeded=10)
+        assert place.all("SELECT count(*) FROM flowstone.attempt") == [(4,)]
+
+    def test_it_lifts_a_stop(self, tell: Tell) -> None:
+        """What the failure budget counted is tried again, so it counts from nothing."""
+        story = tell(failureBudget={"count": 1}, maxParallel=1)
+        story.step()
+        story.fail(story.executor.going[0])
+        assert story.step().stand is Stand.BUDGET_PASSED
+        story.edit(retryFailed="a")
+        assert story.step().stand is Stand.RUNNING
+        assert story.executor.launched[-1].partitions == ("k00", "k01")
+
+    def test_a_cancelled_backfill_stays_cancelled(self, tell: Tell) -> None:
+        """cancel is for good, whatever tokens follow."""
+        story = tell(maxParallel=1)
+        story.step()
+        story.fail(story.executor.going[0])
+        story.step()
+        story.edit(cancel=True)
+        story.step()
+        story.stopped()
+        assert story.step().stand is Stand.CANCELLED
+        story.edit(retryFailed="a")
+        assert story.step().stand is Stand.CANCELLED
+        assert story.progress.counts == Counts(total=10, failed=2, cancelled=8)
+
+    def test_with_nothing_failed_it_stays_finished(self, tell: Tell) -> None:
+        """A token over no failure is used up and changes nothing."""
+        story = tell(maxParallel=5)
+        story.step()
+        for run in story.executor.going:
+            story.succeed(run)
+        assert story.step().stand is Stand.SUCCEEDED
+        story.edit(retryFailed="a", resume="b")
+        assert story.step().stand is Stand.SUCCEEDED
+        record = story.ledger.find(story.uid)
+        assert record is not None
+        assert (record.retried, record.resumed, record.finished_at is None) == ("a", "b", False)

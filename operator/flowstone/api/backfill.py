@@ -29,7 +29,11 @@ _ONE_SOURCE = "values and from are both set: keep one of them"
 _NO_START = "through, before and step need from: write the first day or instant there"
 _ONE_SET = "partitions and keys are both set: keep one of them"
 _KEYS_EXCLUDE = "keys and excludeCombinations are both set: leave those keys out of keys instead"
+_ONE_MEASURE = "a failure budget is either count or percent: write one of them"
 _NO_WAY_BACK = "create another Backfill, which runs only what is Missing"
+
+Token = Annotated[str, Field(min_length=1, max_length=64)]
+"""A word that asks for something once: whenever it is another one than before."""
 
 Values = Annotated[tuple[KeyText, ...], Field(min_length=1, max_length=MAX_VALUES)]
 
@@ -96,6 +100,31 @@ class Retry(Model):
 
     max_backoff_seconds: Annotated[StrictInt, Field(ge=1, le=86_400)] = 600
     """Seconds between two attempts at most."""
+
+
+class FailureBudget(Model):
+    """How many partitions may fail for good before nothing more is handed out."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            Rule("has(self.count) != has(self.percent)", _ONE_MEASURE, field=".count"),
+        )
+    )
+
+    count: Annotated[StrictInt, Field(ge=0, le=10_000_000)] | None = None
+    """So many may fail; 0 stops at the first one. Instead of `percent`."""
+
+    percent: Annotated[StrictInt, Field(ge=0, le=100)] | None = None
+    """So many of a hundred may fail: of the window where one is set, else of all partitions. Instead of `count`."""
+
+    window: Annotated[StrictInt, Field(ge=1, le=1_000_000)] | None = None
+    """Only the partitions that finished last, so many of them, are looked at; unset means all."""
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> FailureBudget:
+        if (self.count is None) == (self.percent is None):
+            raise refusal("count", self.count, _ONE_MEASURE)
+        return self
 
 
 Partitions = Annotated[dict[str, DimensionValues], Field(max_length=MAX_DIMENSIONS)]
@@ -170,6 +199,16 @@ class BackfillSpec(Model):
 
     retry: Retry = Retry()
     """What happens to a partition that failed."""
+
+    failure_budget: FailureBudget | None = None
+    """How many partitions may fail; once more did, nothing more is handed out until the budget is raised or `resume`
+    changes. Unset means any number."""
+
+    resume: Token | None = None
+    """Any text; a new value makes the failure budget overlook all failures so far, so that work goes on."""
+
+    retry_failed: Token | None = None
+    """Any text; a new value queues what failed once more, with all attempts, also after the Backfill has finished."""
 
     suspend: Literal["Drain", "Kill"] | None = None
     """Drain hands nothing more out and lets open Jobs run to their end; Kill stops them too, and what they had not

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from flowstone.api.backfill import BackfillSpec
-from flowstone.backfill import outcome
+from flowstone.backfill import outcome, steering
 from flowstone.backfill.plan import Plan
 from flowstone.backfill.records import BackfillRecord, ClaimedBatch, ClaimRequest, Counts, NewBackfill, OpenBatch
 from flowstone.backfill.sizing import batch_size
@@ -146,21 +146,55 @@ class Engine:
         """
         await in_thread(self._ledger.check_schema)
         record = await in_thread(self._ledger.find, self._uid)
-        if record is not None and record.finished_at is not None:
+        if record is not None and record.finished_at is not None and not steering.orders(self._spec, record):
             return await self._stay_finished()
         if record is None or record.total is None:
-            await self._plan()
+            record = await self._plan()
         else:
             await self._lease()
+        record = await self._obey(record)
+        if record.finished_at is not None:
+            return await self._stay_finished()
         open_views = await self._settle()
+        over_budget = await self._over_budget(record)
         if self._spec.cancel:
             await in_thread(self._ledger.cancel, self._uid)
             await self._halt(open_views, kill=True)
         elif self._spec.suspend:
             await self._halt(open_views, kill=self._spec.suspend == "Kill")
+        elif over_budget:
+            await self._halt(open_views, kill=False)
         else:
             await self._hand_out(open_views)
-        return await self._conclude(open_views)
+        return await self._conclude(open_views, over_budget)
+
+    # -- steering -----------------------------------------------------------------------------------------------------
+
+    async def _obey(self, record: BackfillRecord) -> BackfillRecord:
+        """Honour what new tokens ask for."""
+        orders = steering.orders(self._spec, record)
+        if orders is None:
+            return record
+        self._log.info("backfill_steered", resume=orders.resume, retry_failed=orders.retry_failed)
+        return await in_thread(self._ledger.obey, self._uid, orders)
+
+    async def _over_budget(self, record: BackfillRecord) -> str:
+        """Why the failure budget stops this backfill; "" when it does not."""
+        budget = self._spec.failure_budget
+        if budget is None:
+            if record.stopped is not None:
+                await in_thread(self._ledger.stop, self._uid, None)
+            return ""
+        counts = await in_thread(self._ledger.counts, self._uid)
+        nth = steering.needs_spread(budget, counts, record.forgiven)
+        spread = None if nth is None else await in_thread(self._ledger.spread, self._uid, nth)
+        verdict = steering.judge_budget(budget, counts, record, spread)
+        stopped = steering.mark(budget) if verdict.passed else None
+        if stopped != record.stopped:
+            await in_thread(self._ledger.stop, self._uid, stopped)
+        if not verdict.passed:
+            return ""
+        return steering.told(budget, verdict, await in_thread(self._ledger.common_error, self._uid))
 
     # -- planning -----------------------------------------------------------------------------------------------------
 
@@ -301,7 +335,7 @@ class Engine:
 
     # -- judging ------------------------------------------------------------------------------------------------------
 
-    async def _conclude(self, seen: Sequence[View]) -> Standing:
+    async def _conclude(self, seen: Sequence[View], over_budget: str) -> Standing:
         counts = self._progress.counts = await in_thread(self._ledger.counts, self._uid)
         self._progress.batches = await in_thread(self._ledger.open_batches, self._uid)
         standing = judge(
@@ -309,21 +343,22 @@ class Engine:
             open_batches=len(self._progress.batches),
             cancelled=self._spec.cancel,
             suspended=self._spec.suspend,
+            over_budget=over_budget,
             blockage=self._progress.blockage,
             waited=_waited(seen, self._tools.now()),
         )
         if standing.finished:
             await in_thread(self._ledger.finish, self._uid)
         else:
-            self._progress.again = await self._next_look()
+            self._progress.again = await self._next_look(halted=bool(over_budget or self._spec.suspend))
         return standing
 
-    async def _next_look(self) -> float:
+    async def _next_look(self, *, halted: bool) -> float:
         if self._progress.blockage is not None:
             return UNSTARTED
         if self._progress.batches:
             return SOON
-        if self._spec.suspend:
+        if halted:
             return self._tools.limits.resync_seconds
         due = await in_thread(self._ledger.next_due, self._uid)
         wait = (due - self._tools.now()).total_seconds() if due else UNSTARTED

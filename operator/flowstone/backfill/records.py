@@ -43,7 +43,15 @@ class NewBackfill:
 
 @dataclass(frozen=True, slots=True)
 class BackfillRecord:
-    """The ledger's row of one backfill; `total` is None until it is planned."""
+    """The ledger's row of one backfill; `total` is None until it is planned.
+
+    Attributes:
+        resumed: The token of `resume` that was honoured last.
+        retried: The token of `retryFailed` that was honoured last.
+        forgiven: Failures that the failure budget overlooks, the earliest ones.
+        stopped: The failure budget that stopped it, as text; None when none does.
+        pruned: Retention has begun to take its rows away; only the counts remain.
+    """
 
     uid: str
     seq: int
@@ -59,6 +67,27 @@ class BackfillRecord:
     planned_at: datetime | None
     finished_at: datetime | None
     closed_at: datetime | None
+    resumed: str | None = None
+    retried: str | None = None
+    forgiven: int = 0
+    stopped: str | None = None
+    pruned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What is asked for once by a new token; None asks for nothing."""
+
+    resume: str | None = None
+    retry_failed: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CommonError:
+    """An error that several failures have in common, in the words of one of them."""
+
+    error: str
+    count: int
 
 
 @dataclass(frozen=True, slots=True)

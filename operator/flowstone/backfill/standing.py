@@ -54,6 +54,7 @@ def judge(
     open_batches: int,
     cancelled: bool,
     suspended: Literal["Drain", "Kill"] | None = None,
+    over_budget: str = "",
     blockage: Blockage | None = None,
     waited: timedelta = timedelta(0),
 ) -> Standing:
@@ -61,6 +62,7 @@ def judge(
 
     Args:
         suspended: The spec's `suspend`.
+        over_budget: Why the failure budget is passed, "" when it is not.
         blockage: Why an open batch does not start, if one does not.
         waited: How long the oldest batch that has not started has been open.
     """
@@ -68,6 +70,8 @@ def judge(
         return _finished(counts, cancelled=cancelled)
     if cancelled:
         return Standing(Stand.RUNNING, "Cancelling", f"waiting for {open_batches} batches to stop")
+    if over_budget:
+        return Standing(Stand.BUDGET_PASSED, "FailureBudgetPassed", over_budget)
     if suspended:
         left = f"{open_batches} batches {'run to their end' if suspended == 'Drain' else 'are being stopped'}"
         message = f"suspended by spec.suspend: {suspended}; {left}; unset it to go on"
@@ -86,7 +90,7 @@ def _finished(counts: Counts, *, cancelled: bool) -> Standing:
     if counts.failed == 0:
         return Standing(Stand.SUCCEEDED, "Succeeded", f"all done: {tally(counts)}")
     stand = Stand.PARTLY_FAILED if counts.succeeded + counts.skipped else Stand.FAILED
-    remedy = "see status.failures; a new Backfill over the same set runs only what is missing"
+    remedy = "see status.failures; set spec.retryFailed to a new value to try them again"
     return Standing(stand, str(stand), f"{tally(counts)}; {remedy}")
 
 

@@ -32,17 +32,19 @@ from flowstone.backfill.records import (
     BackfillRecord,
     ClaimedBatch,
     ClaimRequest,
+    CommonError,
     Counts,
     Failure,
     Interval,
     NewBackfill,
     OpenBatch,
+    Orders,
     Row,
     RowChange,
     Select,
     State,
 )
-from flowstone.db import claiming, holders, planning, reading, registry, schema, settling
+from flowstone.db import claiming, holders, planning, reading, registry, schema, settling, steering
 from flowstone.db.connection import LONG_SECONDS, POOL_SIZE, Database, Pool, open_pool
 
 NOBODY: Mapping[str, str] = MappingProxyType({})
@@ -132,6 +134,36 @@ class Ledger:
         """Note that the backfill came to its end; the first time stands."""
         with self.database.transaction() as tx:
             registry.finish(tx, uid)
+
+    # --- steering
+
+    def obey(self, uid: str, orders: Orders) -> BackfillRecord:
+        """Honour tokens, each exactly once for each new value, and return the record as it is then.
+
+        A new `retry_failed` queues the settled failures again with no attempt used, and opens a finished backfill
+        again; a new `resume` makes the failure budget overlook all failures so far. Both lift a stop.
+        """
+        with self.database.transaction() as tx:
+            return steering.obey(tx, uid, orders)
+
+    def stop(self, uid: str, budget: str | None) -> None:
+        """Write down that this failure budget stopped the backfill; None lifts the stop."""
+        with self.database.transaction() as tx:
+            steering.stop(tx, uid, budget)
+
+    def spread(self, uid: str, nth: int) -> int | None:
+        """How many partitions finished since the `nth` last failure, itself included.
+
+        Returns:
+            None when there are fewer settled failures.
+        """
+        with self.database.transaction() as tx:
+            return steering.spread(tx, uid, nth)
+
+    def common_error(self, uid: str) -> CommonError | None:
+        """The most frequent error among the latest failures; numbers in it make no difference."""
+        with self.database.transaction() as tx:
+            return steering.common_error(tx, uid)
 
     # --- the queue
 

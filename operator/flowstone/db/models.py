@@ -59,11 +59,15 @@ class Backfill(Base):
 
     `seq` orders backfills of one asset: of two that overlap, the one registered first works first.
     `lease_owner` and `lease_until` keep two replicas from working on the same backfill at once.
+    `resumed` and `retried` are the tokens honoured last, `forgiven` is how many failures the failure budget overlooks,
+    `stopped` the budget that stopped the backfill. `pruned_counts` are its counts from the moment on when retention
+    begins to take its rows away, `pruned_at` is when none is left.
     """
 
     __tablename__ = "backfill"
     __table_args__ = (
         CheckConstraint("total >= 0", name="total"),
+        CheckConstraint("forgiven >= 0", name="forgiven"),
         Index("backfill_asset_idx", "asset", "seq"),
         Index("backfill_open_idx", "cluster", postgresql_where=text("closed_at IS NULL")),
     )
@@ -85,6 +89,12 @@ class Backfill(Base):
     closed_at: Mapped[datetime | None] = mapped_column(Time)
     lease_owner: Mapped[str | None] = mapped_column(Text)
     lease_until: Mapped[datetime | None] = mapped_column(Time)
+    resumed: Mapped[str | None] = mapped_column(Text)
+    retried: Mapped[str | None] = mapped_column(Text)
+    forgiven: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    stopped: Mapped[str | None] = mapped_column(Text)
+    pruned_counts: Mapped[dict[str, int] | None] = mapped_column(JSONB)
+    pruned_at: Mapped[datetime | None] = mapped_column(Time)
 
 
 class Materialization(Base):

@@ -10,7 +10,8 @@ from flowstone.errors import LedgerRefused
 
 _FIND = """
     SELECT uid::text, seq, cluster, namespace, name, scope, asset, spec_hash, set_hash, total,
-           created_at, planned_at, finished_at, closed_at
+           created_at, planned_at, finished_at, closed_at, resumed, retried, forgiven, stopped,
+           pruned_counts IS NOT NULL
     FROM flowstone.backfill WHERE uid = %(uid)s
 """
 

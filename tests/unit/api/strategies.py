@@ -37,6 +37,8 @@ NUMBERS = st.sampled_from([-1, 0, 1, 100, 101, 10_000, 10_001, "5", 1.5, True])
 RETRIES = st.fixed_dictionaries(
     {}, optional={"limit": NUMBERS, "backoffSeconds": NUMBERS, "maxBackoffSeconds": NUMBERS}
 )
+BUDGETS = st.fixed_dictionaries({}, optional={"count": NUMBERS, "percent": NUMBERS, "window": NUMBERS})
+TOKENS = st.sampled_from(["again", "", "a" * 64, "a" * 65, 5])
 BACKFILLS = st.fixed_dictionaries(
     {"asset": st.sampled_from(["daily", "Daily", "daily.v2", "-"])},
     optional={
@@ -48,6 +50,9 @@ BACKFILLS = st.fixed_dictionaries(
         "batchSize": NUMBERS,
         "targetBatchSeconds": NUMBERS,
         "retry": RETRIES,
+        "failureBudget": BUDGETS,
+        "resume": TOKENS,
+        "retryFailed": TOKENS,
         "suspend": st.sampled_from(["Drain", "Kill", "drain", True]),
         "cancel": st.sampled_from([True, False, "true"]),
     },
