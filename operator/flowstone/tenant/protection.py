@@ -1,0 +1,104 @@
+"""What protects a table with tenants' rows: policies, keys, grants; as SQL to apply, and as facts to compare. Pure.
+
+Policies are per table and never per tenant. Each group has a permissive policy, and a restrictive floor with the same
+predicate that cancels a careless `USING (true)` added later. The predicate is an uncorrelated sub-select: the
+server evaluates it once per statement, and there is no function and no search path to attack.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from flowstone.tenant.statements import identifier
+
+TENANT = "flowstone_tenant"
+POOL = "flowstone_pool"
+OPERATOR = "flowstone_operator"
+OWNER = "flowstone_owner"
+
+OF_LOGIN = "(SELECT s.tenant_id FROM flowstone.login_scope AS s WHERE s.role_name = session_user)"
+"""The tenant of a tenant's own login; session_user, because SET ROLE changes only current_user."""
+
+OF_CONTEXT = "(SELECT flowstone.context_tenant())"
+"""The tenant of a pooled login's signed context."""
+
+DEFAULT = "flowstone.tenant_id()"
+"""A column's default cannot hold a sub-select; row level security checks what it gives."""
+
+Action = Literal["SELECT", "INSERT", "UPDATE", "DELETE"]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One policy as the catalogue shows it.
+
+    Attributes:
+        predicate: USING and WITH CHECK, which are always the same.
+    """
+
+    name: str
+    role: str
+    predicate: str
+    permissive: bool = True
+
+
+def policies(column: str = "tenant_id") -> tuple[Policy, ...]:
+    """Return the five policies of a tenant table."""
+    name = identifier(column)
+    login, context = f"{name} = {OF_LOGIN}", f"{name} = {OF_CONTEXT}"
+    return (
+        Policy("tenant_rows", TENANT, login),
+        Policy("tenant_floor", TENANT, login, permissive=False),
+        Policy("pool_rows", POOL, context),
+        Policy("pool_floor", POOL, context, permissive=False),
+        Policy("operator_rows", OPERATOR, "true"),
+    )
+
+
+def protect(table: str, columns: Sequence[str], *, actions: Sequence[Action], column: str = "tenant_id") -> list[str]:
+    """Return the statements that protect a table that exists; each can be repeated.
+
+    Args:
+        table: Quoted, qualified name.
+        columns: Names of its other columns, which may be updated.
+        actions: What tenants may do.
+        column: The column with the tenant's id.
+    """
+    made = [f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY", f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY"]
+    for policy in policies(column):
+        kind = "" if policy.permissive else "AS RESTRICTIVE "
+        made.append(f"DROP POLICY IF EXISTS {policy.name} ON {table}")
+        made.append(
+            f"CREATE POLICY {policy.name} ON {table} {kind}FOR ALL TO {policy.role} "
+            f"USING ({policy.predicate}) WITH CHECK ({policy.predicate})"
+        )
+    return [*made, *grants(table, columns, actions=actions)]
+
+
+def grants(table: str, columns: Sequence[str], *, actions: Sequence[Action]) -> list[str]:
+    """Return the statements that give the groups what they may do, and nothing else."""
+    made = [f"REVOKE ALL ON TABLE {table} FROM PUBLIC, {TENANT}, {POOL}, {OPERATOR}"]
+    words: list[str] = [one for one in actions if one != "UPDATE"]
+    if "UPDATE" in actions and columns:
+        words.append(f"UPDATE ({', '.join(map(identifier, columns))})")
+    if words:
+        made.append(f"GRANT {', '.join(words)} ON TABLE {table} TO {TENANT}, {POOL}")
+    made.append(f"GRANT SELECT, DELETE ON TABLE {table} TO {OPERATOR}")  # to digest and purge a tenant's rows
+    return made
+
+
+def same(written: str, shown: str | None) -> bool:
+    """Whether the catalogue shows the predicate that was written; the server adds brackets, casts and names."""
+    return shown is not None and _plain(written) == _plain(shown)
+
+
+def _plain(text: str) -> str:
+    """Leave the words and operators, which is all there is to our predicates: one comparison, one sub-select."""
+    text = re.sub(
+        r"\bas (s|context_tenant)\b|\b(s|login_scope)\.(?=tenant_id|role_name)", "", text, flags=re.IGNORECASE
+    )
+    text = re.sub(r"\blogin_scope s\b", "login_scope", text)
+    return " ".join(re.sub(r'[()"]|::text|::name', " ", text).lower().split())

@@ -1,0 +1,132 @@
+"""op.tenant_table: a table that is protected from its first moment, on a real server."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+
+from flowstone.db import tenant_table
+from flowstone.errors import InvalidSpec
+from flowstone.tenant.protection import policies, same
+from flowstone.tenant.signing import ContextKeys
+from flowstone.tenant_context import set_tenant_for_query, with_tenant
+from tests.postgres.servers import Server
+from tests.postgres.tenant.conftest import POOL_PASSWORD
+
+pytestmark = pytest.mark.postgres
+assert tenant_table.ALL  # its import registers the operation
+
+
+@pytest.fixture
+def operations(server: Server, keys: ContextKeys) -> Callable[[], Any]:
+    """Alembic's operations as the installer, in one transaction."""
+
+    @contextmanager
+    def begin() -> Iterator[Any]:
+        reach = partial(psycopg.connect, server.conninfo("postgres"))
+        engine = sa.create_engine("postgresql+psycopg://", creator=reach, poolclass=sa.NullPool)
+        with engine.begin() as connection:
+            yield Operations(MigrationContext.configure(connection))
+
+    return begin
+
+
+@pytest.fixture
+def table(operations: Callable[[], Any], server: Server) -> Iterator[str]:
+    """A table `booking_...` with a foreign key, an index and two tenants' rows."""
+    name = f"booking_{uuid.uuid4().hex[:8]}"
+    with operations() as op:
+        op.tenant_table(
+            name,
+            sa.Column("id", sa.BigInteger, sa.Identity()),
+            sa.Column("parent", sa.BigInteger),
+            sa.Column("note", sa.Text),
+            sa.UniqueConstraint("tenant_id", "note"),
+            sa.ForeignKeyConstraint(["tenant_id", "parent"], [f"public.{name}.tenant_id", f"public.{name}.id"]),
+            key=["id"],
+            indexes=[["parent"]],
+        )
+    with server.connect() as admin:
+        admin.execute(
+            f"INSERT INTO public.{name} (tenant_id, note) VALUES ('tenant_a', 'x'), ('tenant_b', 'x')".encode()
+        )
+        yield name
+        admin.execute(f"DROP TABLE public.{name}".encode())
+
+
+def test_each_tenant_works_with_its_rows(server: Server, keys: ContextKeys, table: str) -> None:
+    """Through the pooled login rows are read, made, changed and deleted, one's own and no others."""
+    with psycopg.connect(server.conninfo("postgres", "app", POOL_PASSWORD)) as connection, with_tenant("tenant_a"):
+        set_tenant_for_query(connection, keys=keys)
+        run = lambda text: connection.execute(text.format(table).encode())  # noqa: E731 - short for what follows
+        assert run("SELECT tenant_id, note FROM public.{}").fetchall() == [("tenant_a", "x")]
+        assert run("INSERT INTO public.{} (note) VALUES ('y') RETURNING tenant_id").fetchone() == ("tenant_a",)
+        assert run("UPDATE public.{} SET note = note || '!'").rowcount == 2
+        assert run("DELETE FROM public.{}").rowcount == 2
+        connection.rollback()
+        for refused in (
+            "UPDATE public.{} SET tenant_id = 'tenant_b'",
+            "INSERT INTO public.{} (tenant_id, note) VALUES ('tenant_b', 'z')",
+            "TRUNCATE public.{}",
+            "ALTER TABLE public.{} DISABLE ROW LEVEL SECURITY",
+            "CREATE TRIGGER t AFTER INSERT ON public.{} EXECUTE FUNCTION flowstone.record_latest()",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                run(refused)
+            connection.rollback()
+
+
+def test_a_careless_policy_added_later_opens_nothing(server: Server, keys: ContextKeys, table: str) -> None:
+    """The restrictive floor cancels `USING (true)`."""
+    with server.connect() as admin:
+        admin.execute(f"CREATE POLICY careless ON public.{table} USING (true)".encode())
+    with psycopg.connect(server.conninfo("postgres", "app", POOL_PASSWORD)) as connection, with_tenant("tenant_a"):
+        set_tenant_for_query(connection, keys=keys)
+        rows = connection.execute(f"SELECT DISTINCT tenant_id FROM public.{table}".encode()).fetchall()
+        assert rows == [("tenant_a",)]
+
+
+def test_the_catalogue_shows_what_was_written(server: Server, table: str) -> None:
+    """FORCE is on, nobody logs in as the owner, and each predicate is recognised in the server's own words."""
+    with server.connect() as admin:
+        query = "SELECT relrowsecurity, relforcerowsecurity, relowner::regrole::text FROM pg_class WHERE relname = %s"
+        assert admin.execute(query, [table]).fetchone() == (True, True, "flowstone_owner")
+        query = "SELECT policyname, permissive, roles[1], cmd, qual, with_check FROM pg_policies WHERE tablename = %s"
+        found = {row[0]: row[1:] for row in admin.execute(query, [table]).fetchall()}
+    assert set(found) == {policy.name for policy in policies()}
+    for policy in policies():
+        permissive, role, command, using, check = found[policy.name]
+        assert (permissive == "PERMISSIVE", role, command) == (policy.permissive, policy.role, "ALL")
+        assert same(policy.predicate, str(using))
+        assert same(policy.predicate, str(check))
+    assert not same(policies()[0].predicate, "true")
+    assert not same(policies()[0].predicate, str(found["pool_rows"][3]))
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        sa.UniqueConstraint("note"),
+        sa.Column("code", sa.Text, unique=True),
+        sa.Column("code", sa.Text, index=True),
+        sa.Column("other", sa.Text, sa.ForeignKey("flowstone.tenant.tenant_id")),
+    ],
+    ids=["unique constraint", "unique column", "index", "foreign key"],
+)
+def test_a_key_that_reaches_over_tenants_is_refused(
+    operations: Callable[[], Any], server: Server, column: sa.schema.SchemaItem
+) -> None:
+    """Nothing is made, and the error says with what a key must begin."""
+    with pytest.raises(InvalidSpec, match="begin with tenant_id"), operations() as op:
+        op.tenant_table("refused", sa.Column("note", sa.Text), column, key=["note"])
+    with server.connect() as admin:
+        assert admin.execute("SELECT to_regclass('public.refused')").fetchone() == (None,)
