@@ -181,8 +181,9 @@ class BackfillSpec(Model):
     """Serialized partition keys such as `UA|2013-01-01`, instead of `partitions`. Above about 200 KB of manifest only
     `kubectl apply --server-side` works. Immutable."""
 
-    select: Literal["Missing", "All"] = "Missing"
-    """Which partitions of the set run: those without a success in the ledger (Missing), or all. Immutable."""
+    select: Literal["Missing", "All", "Failed"] = "Missing"
+    """Which partitions of the set run: those without a success in the ledger (Missing), all, or those that failed in an
+    earlier Backfill and have had no success since (Failed); the others are skipped. Immutable."""
 
     order: Literal["Ascending", "Descending"] = "Ascending"
     """Whether the earliest or the latest partitions are handed out first."""

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 State = Literal["queued", "running", "succeeded", "failed", "skipped", "cancelled"]
-Select = Literal["Missing", "All"]
+Select = Literal["Missing", "All", "Failed"]
 Order = Literal["Ascending", "Descending"]
 
 SUSPECT = "Suspect"

@@ -26,6 +26,14 @@ WORDS = 2_000
 """Characters of the intervals, at most."""
 
 
+SELECTED = {
+    "Missing": "those without a success so far",
+    "All": "all, also those that are done",
+    "Failed": "those that failed before, without a success since",
+}
+"""What `select` means, for people."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outlook:
     """What a Backfill would do.
@@ -86,7 +94,7 @@ def picture(plan: Outlook) -> RenderableType:
         "partitions": f"{plan.total:,}".replace(",", " "),
         "first, last": f"{plan.first}, {plan.last}",
         "set": plan.intervals,
-        "select": "those without a success so far" if plan.select == "Missing" else "all, also those that are done",
+        "select": SELECTED[plan.select],
         "Jobs": f"about {plan.batches}, of {plan.batch_size} partitions, {plan.max_parallel} at a time at most",
         "digest": plan.digest,
     }

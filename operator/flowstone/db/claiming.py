@@ -5,18 +5,19 @@ them. Every count is taken by a statement that starts after the locks are held, 
 committed; the fences are drawn after the rows are locked, so a later hand-out of a partition has a greater one.
 
 A partition that another backfill works on, or that an earlier one has in its queue, stays where it is: the later
-backfill waits, then looks into `latest` again (`select: Missing`) and skips what the earlier one made. Should all
+backfill waits, then looks into `latest` again (unless `select: All`) and skips what the earlier one made. Should all
 of this fail, the unique index on running rows does not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from psycopg import errors as pg
 
-from flowstone.backfill.records import SUSPECT, BackfillRecord, ClaimedBatch, ClaimRequest
+from flowstone.backfill.records import SUSPECT, BackfillRecord, ClaimedBatch, ClaimRequest, Select
 from flowstone.db import registry
 from flowstone.db.batching import Candidate, Group, group
 from flowstone.db.connection import Transaction
@@ -55,6 +56,17 @@ _MADE = """
         WHERE l.scope = w.scope AND l.asset = %(asset)s AND l.partition = w.partition
     )
 """
+
+# `select: Failed` judged when it planned; what counts is what was made since.
+_MADE_SINCE = """
+    EXISTS (
+        SELECT FROM flowstone.latest AS l
+        WHERE l.scope = w.scope AND l.asset = %(asset)s AND l.partition = w.partition
+          AND l.succeeded_at > %(planned)s
+    )
+"""
+
+_MADE_BY_SELECT: Mapping[Select, str] = MappingProxyType({"Missing": _MADE, "Failed": _MADE_SINCE, "All": "false"})
 
 # A reported failure that nobody settled is still that batch's work.
 _FREE = """
@@ -176,11 +188,12 @@ class _Look:
             "uid": record.uid,
             "asset": record.asset,
             "seq": record.seq,
+            "planned": record.planned_at,
             "full": room.full,
             "already": ALREADY,
         }
         self._order = "ASC" if request.order == "Ascending" else "DESC"
-        self._made = _MADE if request.select == "Missing" else "false"
+        self._made = _MADE_BY_SELECT[request.select]
         self._shared = self._is_shared()
         self._limit = request.batch_size * min(room.batches, max(1, CLAIM_ROWS // request.batch_size))
 

@@ -184,7 +184,8 @@ class Ledger:
             rows: (scope, partition) in the order of the set; read once, never held.
             total: How many rows there are.
             set_hash: Digest of the set.
-            select: With Missing, partitions that succeeded in any earlier backfill are skipped.
+            select: With Missing, partitions that succeeded in any earlier backfill are skipped; with Failed, all but
+                those that failed in an earlier backfill and have not succeeded since.
             skipped: Reason by scope, for scopes whose partitions are skipped altogether.
 
         Returns:
@@ -199,8 +200,8 @@ class Ledger:
     def claim(self, uid: str, request: ClaimRequest) -> list[ClaimedBatch]:
         """Hand out batches as far as every cap allows, in queue order.
 
-        One call hands out at most `claiming.CLAIM_ROWS` rows, so call it again until it returns none. With
-        `select: Missing`, rows that another backfill made meanwhile are skipped on the way.
+        One call hands out at most `claiming.CLAIM_ROWS` rows, so call it again until it returns none. Unless
+        `select` is All, rows that another backfill made meanwhile are skipped on the way.
 
         Returns:
             The batches, open in the ledger under their deterministic Job names; empty when a cap is reached,

@@ -25,7 +25,10 @@ BLOCK_SECONDS = 20.0
 """Longest time one block may take; a wire that stands still for longer is given up."""
 
 ALREADY = "AlreadyMaterialized"
-"""Reason of a row that `select: Missing` skips."""
+"""Reason of a row that `select: Missing` or `Failed` skips because it has succeeded."""
+
+NOT_FAILED = "NotFailed"
+"""Reason of a row that `select: Failed` skips because no earlier backfill failed on it."""
 
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
@@ -50,6 +53,34 @@ _FROM_STAGE = """
         FROM pg_temp.flowstone_plan AS p LEFT JOIN flowstone.latest AS l
           ON %(missing)s AND l.scope = p.scope AND l.asset = %(asset)s AND l.partition = p.partition
         ORDER BY p.ordinal
+        RETURNING state
+    )
+    SELECT count(*) FILTER (WHERE state = 'queued'), count(*) FILTER (WHERE state = 'skipped') FROM planned
+"""
+
+# Few partitions fail, so they are gathered first. A success counts when it came after the failed attempt began; that
+# time and the success's are the server's own.
+_FAILED_FROM_STAGE = """
+    WITH failed AS (
+        SELECT m.scope, m.partition, max(coalesce(m.started_at, '-infinity')) AS at
+        FROM flowstone.backfill AS b JOIN flowstone.materialization AS m ON m.backfill = b.uid
+        WHERE b.asset = %(asset)s AND b.seq < %(seq)s AND m.asset = b.asset
+          AND m.state = 'failed' AND m.reason IS NOT NULL
+        GROUP BY m.scope, m.partition
+    ), judged AS (
+        SELECT p.scope, p.partition, p.ordinal, CASE
+            WHEN p.state = 'skipped' THEN p.reason
+            WHEN f.at > coalesce(l.succeeded_at, '-infinity') OR (f.at IS NOT NULL AND l.scope IS NULL) THEN NULL
+            WHEN l.scope IS NULL THEN %(not_failed)s
+            ELSE %(already)s END AS reason
+        FROM pg_temp.flowstone_plan AS p
+        LEFT JOIN failed AS f ON f.scope = p.scope AND f.partition = p.partition
+        LEFT JOIN flowstone.latest AS l ON l.scope = p.scope AND l.asset = %(asset)s AND l.partition = p.partition
+    ), planned AS (
+        INSERT INTO flowstone.materialization (scope, asset, partition, backfill, ordinal, state, reason)
+        SELECT scope, %(asset)s, partition, %(uid)s, ordinal,
+               CASE WHEN reason IS NULL THEN 'queued' ELSE 'skipped' END, reason
+        FROM judged ORDER BY ordinal
         RETURNING state
     )
     SELECT count(*) FILTER (WHERE state = 'queued'), count(*) FILTER (WHERE state = 'skipped') FROM planned
@@ -99,9 +130,11 @@ def _queue(
     select: Select,
     skipped: Mapping[str, str],
 ) -> Counts:
+    if select == "Failed":
+        return _queue_staged(tx, record, rows, _FAILED_FROM_STAGE, skipped)
     missing = select == "Missing" and _may_be_done(tx, record)
     if missing or not bypasses_row_security(tx.connection):
-        return _queue_staged(tx, record, rows, missing, skipped)
+        return _queue_staged(tx, record, rows, _FROM_STAGE, skipped, missing=missing)
     stream = Stream(rows, (record.asset, record.uid), skipped)
     _copy(tx, _DIRECT, stream)
     return Counts(total=stream.rows, queued=stream.rows - stream.skipped, skipped=stream.skipped)
@@ -111,14 +144,23 @@ def _queue_staged(
     tx: Transaction,
     record: BackfillRecord,
     rows: Iterable[tuple[str, str]],
-    missing: bool,
+    query: str,
     skipped: Mapping[str, str],
+    *,
+    missing: bool = False,
 ) -> Counts:
     tx.run(_STAGE)
     _copy(tx, _STAGED, Stream(rows, (), skipped))
     tx.run("ANALYZE pg_temp.flowstone_plan")
-    names = {"asset": record.asset, "uid": record.uid, "missing": missing, "already": ALREADY}
-    row = tx.row(_FROM_STAGE, names)
+    names = {
+        "asset": record.asset,
+        "uid": record.uid,
+        "seq": record.seq,
+        "missing": missing,
+        "already": ALREADY,
+        "not_failed": NOT_FAILED,
+    }
+    row = tx.row(query, names)
     queued, done = row or (0, 0)
     return Counts(total=queued + done, queued=queued, skipped=done)
 

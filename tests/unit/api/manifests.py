@@ -90,6 +90,7 @@ GOOD = (
             readyWhen="Finished",
         ),
     ),
+    Case("failed", "Backfill", backfill(select="Failed")),
     Case("plain-asset", "Asset", asset()),
     Case("asset-id", "Asset", asset(id="Daily_report.v2")),
     Case(
@@ -119,8 +120,7 @@ BAD_BACKFILLS = (
     Case("target-zero", "Backfill", backfill(targetBatchSeconds=0), "spec.targetBatchSeconds", ("0", "equal to 1")),
     Case("target-high", "Backfill", backfill(targetBatchSeconds=86_401), "spec.targetBatchSeconds", ("86401", "86400")),
     Case("retry-high", "Backfill", backfill(retry={"limit": 101}), "spec.retry.limit", ("101", "100")),
-    Case("select", "Backfill", backfill(select="Some"), "spec.select", ("Some", "Missing", "All")),
-    Case("failed-later", "Backfill", backfill(select="Failed"), "spec.select", ("Failed", "Missing", "All")),
+    Case("select", "Backfill", backfill(select="Some"), "spec.select", ("Some", "Missing", "All", "Failed")),
     Case("order", "Backfill", backfill(order="Random"), "spec.order", ("Random", "Ascending", "Descending")),
     Case("cancel-text", "Backfill", backfill(cancel="yes"), "spec.cancel", ("bool",)),
     Case("unknown-field", "Backfill", backfill(maxParalel=5), "spec.maxParalel", ()),

@@ -45,7 +45,7 @@ BACKFILLS = st.fixed_dictionaries(
         "partitions": st.dictionaries(st.sampled_from(["day", "carrier", "a b"]), ENTRIES, max_size=2),
         "excludeCombinations": st.lists(st.dictionaries(st.just("day"), st.just("UA")), max_size=2),
         "keys": TEXTS,
-        "select": st.sampled_from(["Missing", "All", "Failed"]),
+        "select": st.sampled_from(["Missing", "All", "Failed", "Some"]),
         "maxParallel": NUMBERS,
         "batchSize": NUMBERS,
         "targetBatchSeconds": NUMBERS,
