@@ -15,18 +15,33 @@ HELM_ARGS ?=
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/flowstone
 FLIGHTS_CONTEXT := .cluster/flights-image
 
+# The cluster that tests/cluster/layout.py starts; tests/unit/test_project.py says when these differ from it.
 OWN_KUBECONFIG := $(CURDIR)/.cluster/kubeconfig
+OWN_SERVER := https://10.87.0.1:6443
+OWN_DOCKER := /run/flowstone-cluster/docker.sock
+DOCKER := DOCKER_HOST=unix://$(OWN_DOCKER) DOCKER_API_VERSION=1.41 DOCKER_BUILDKIT=0 docker
+
+# OWN: we start and stop the cluster. LOADABLE: images can be put on its node, because it runs on this machine, be it
+# started by this checkout or by another one.
 ifeq ($(or $(KUBECONFIG),$(OWN_KUBECONFIG)),$(OWN_KUBECONFIG))
 OWN := 1
+LOADABLE := 1
 export KUBECONFIG := $(OWN_KUBECONFIG)
 export PATH := $(CURDIR)/.cluster/bin:$(PATH)
+else
+LOADABLE := $(shell test -S $(OWN_DOCKER) && grep -qsF '$(OWN_SERVER)' '$(KUBECONFIG)' && echo 1)
+export PATH := $(PATH):$(CURDIR)/.cluster/bin
+endif
+ifdef LOADABLE
 IMAGE ?= localhost/flowstone:dev
 FLIGHTS_IMAGE ?= localhost/flowstone-flights:dev
 POSTGRES_IMAGE ?= localhost/flowstone-postgres:17
 else
+DOCKER := docker
 POSTGRES_IMAGE ?= postgres:17
 endif
 export FLOWSTONE_OWN_CLUSTER := $(OWN)
+export IMAGE
 export FLIGHTS_IMAGE
 
 help: ## this list
@@ -48,7 +63,7 @@ cluster: env ## a real Kubernetes on this machine: .cluster/kubeconfig, .cluster
 cluster-down: env ## stop it and leave nothing behind
 	@$(BIN)/python -m tests.cluster down
 else
-cluster: env
+cluster: tools
 	@echo "KUBECONFIG=$(KUBECONFIG): using that cluster, starting none."
 	@kubectl version >/dev/null || { echo "That cluster does not answer." >&2; exit 1; }
 
@@ -56,20 +71,27 @@ cluster-down:
 	@echo "KUBECONFIG=$(KUBECONFIG) is not ours to stop; 'make uninstall' takes FlowStone off it."
 endif
 
-ifdef OWN
+# For a cluster that is not ours: kubectl is expected, helm is built from its Go module when it is missing.
+.PHONY: tools
+tools: env
+	@command -v kubectl >/dev/null || { echo "kubectl is not on PATH: install it." >&2; exit 1; }
+	@command -v helm >/dev/null || { mkdir -p .cluster/bin && GOBIN=$(CURDIR)/.cluster/bin go install helm.sh/helm/v4/cmd/helm@v4.3.1; } \
+	  || { echo "helm is not on PATH and could not be built: install it." >&2; exit 1; }
+
+ifdef LOADABLE
 image: cluster ## the image of operator and worker and that of the example, in the cluster
 	@$(BIN)/python -m tests.cluster image
 	@$(MAKE) --no-print-directory flights-context
-	@. .cluster/env && docker build -t $(FLIGHTS_IMAGE) --build-arg BASE=$(IMAGE) $(FLIGHTS_CONTEXT) \
-	  >.cluster/logs/flights-image.log 2>&1 || { tail -n 20 .cluster/logs/flights-image.log >&2; exit 1; }
+	@$(DOCKER) build -t $(FLIGHTS_IMAGE) --build-arg BASE=$(IMAGE) $(FLIGHTS_CONTEXT) >$(FLIGHTS_CONTEXT).log 2>&1 \
+	  || { tail -n 20 $(FLIGHTS_CONTEXT).log >&2; exit 1; }
 	@$(BIN)/python -m tests.cluster load $(FLIGHTS_IMAGE)
 else
 image: env
 	@test -n "$(IMAGE)" -a -n "$(FLIGHTS_IMAGE)" || { echo "$$NAME_IMAGES" >&2; exit 1; }
 	@$(BIN)/python -m tests.cluster wheels
-	docker build -t $(IMAGE) .
+	$(DOCKER) build -t $(IMAGE) .
 	@$(MAKE) --no-print-directory flights-context
-	docker build -t $(FLIGHTS_IMAGE) --build-arg BASE=$(IMAGE) $(FLIGHTS_CONTEXT)
+	$(DOCKER) build -t $(FLIGHTS_IMAGE) --build-arg BASE=$(IMAGE) $(FLIGHTS_CONTEXT)
 	@echo "Now push or load $(IMAGE) and $(FLIGHTS_IMAGE), so that the cluster has them."
 endif
 
@@ -89,12 +111,12 @@ flights-context: env
 	@$(BIN)/python examples/flights/fetch.py $(CACHE)/flights.csv.zip
 	@cd examples/flights && cp Dockerfile delays.py setup.py schema.sql $(CACHE)/flights.csv.zip $(CURDIR)/$(FLIGHTS_CONTEXT)/
 
-install: $(if $(OWN),image,cluster) ## FlowStone on the cluster, with an embedded Postgres; upgrades what is there
+install: $(if $(LOADABLE),image,cluster) ## FlowStone on the cluster, with an embedded Postgres; upgrades what is there
 	@test -n "$(IMAGE)" || { echo "$$NAME_IMAGES" >&2; exit 1; }
 	@kubectl create namespace $(SYSTEM) --dry-run=client -o yaml | kubectl apply -f - >/dev/null
 	@kubectl label --overwrite namespace $(SYSTEM) pod-security.kubernetes.io/enforce=restricted >/dev/null
 	@image=$(IMAGE); digest=given; \
-	if [ -n "$(OWN)" ]; then . .cluster/env; digest=$$(docker image inspect --format '{{.Id}}' $$image); fi; \
+	if [ -n "$(LOADABLE)" ]; then digest=$$($(DOCKER) image inspect --format '{{.Id}}' $$image); fi; \
 	$(if $(OWN),flock .cluster/install.lock )helm upgrade --install flowstone charts/flowstone --namespace $(SYSTEM) --wait --timeout 5m \
 	  --set image.repository=$${image%:*} --set image.tag=$${image##*:} \
 	  --set postgres.embedded.enabled=true --set postgres.embedded.image=$(POSTGRES_IMAGE) \

@@ -9,6 +9,10 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.cluster.build import HELM
+from tests.cluster.images import DOCKER_API
+from tests.cluster.layout import API_URL, project_layout
+
 ROOT = Path(__file__).resolve().parents[2]
 
 REGISTRY = re.compile(
@@ -117,3 +121,18 @@ def test_both_locks_agree() -> None:
     """What is tested is what is shipped: no package has two versions."""
     runtime, dev = locked_versions("runtime.lock"), locked_versions("dev.lock")
     assert {name: version for name, version in runtime.items() if dev.get(name) != version} == {}
+
+
+def test_makefile_knows_where_the_own_cluster_is() -> None:
+    """Its three constants are those of the starter."""
+    layout = project_layout()
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    assert f"OWN_SERVER := {API_URL}\n" in makefile
+    assert f"OWN_DOCKER := {layout.docker_socket}\n" in makefile
+    assert f"DOCKER_API_VERSION={DOCKER_API} " in makefile
+    assert f"$(CURDIR)/{layout.kubeconfig.relative_to(layout.root)}\n" in makefile
+
+
+def test_makefile_builds_the_helm_of_the_own_cluster() -> None:
+    """A given cluster is installed to with the same helm that the tests use."""
+    assert f"{HELM.package}@{HELM.version};" in (ROOT / "Makefile").read_text("utf-8")
