@@ -234,9 +234,10 @@ class TestClaim:
         assert ledger.counts(uid) == Counts(total=10, running=10)
 
     def test_descending(self, ledger: Ledger, queue: Queue) -> None:
-        """With Descending the last partition comes first."""
-        batches = ledger.claim(queue(KEYS), request(batch_size=4, order="Descending", max_parallel=1))
-        assert [batch.partitions for batch in batches] == [tuple(reversed(KEYS[6:]))]
+        """With Descending the last batch comes first; within a batch the order is that of `rows_of`."""
+        batches = ledger.claim(queue(KEYS), request(batch_size=4, order="Descending", max_parallel=2))
+        assert [batch.partitions for batch in batches] == [tuple(KEYS[6:]), tuple(KEYS[2:6])]
+        assert [row.partition for row in ledger.rows_of(batches[0].fence)] == KEYS[6:]
 
     def test_the_backfills_cap(self, ledger: Ledger, queue: Queue) -> None:
         """No more than max_parallel are open; a closed batch frees one place; a lowered cap drains."""

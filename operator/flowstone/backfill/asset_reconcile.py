@@ -6,7 +6,6 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from flowstone.api.parse import parse_asset
 from flowstone.backfill import status
 from flowstone.backfill.edges.assets import Assets
 from flowstone.errors import InvalidSpec, KubernetesRefused
@@ -37,7 +36,7 @@ class AssetReconciler:
 
     async def _verdict(self, resource: Json) -> InvalidSpec | None:
         try:
-            await self._assets.check(parse_asset(resource))
+            await self._assets.check(self._assets.read(resource))
         except InvalidSpec as error:
             return error
         return None

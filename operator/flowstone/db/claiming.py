@@ -229,12 +229,14 @@ class _Look:
 def _hand_out(tx: Transaction, uid: str, request: ClaimRequest, groups: Sequence[Group]) -> list[ClaimedBatch]:
     """Draw the fences, open the batches, start the rows."""
     fences = [fence for (fence,) in tx.rows(_FENCES, {"number": len(groups)})]
+    ascending = request.order == "Ascending"
     batches = [
         ClaimedBatch(
             fence=fence,
             scope=made.scope,
             job_name=f"{request.job_prefix}{fence}",
-            partitions=tuple(row.partition for row in made.rows),
+            # Within a batch always ascending, as `rows_of` reads it: the first without a report is the one it died on.
+            partitions=tuple(row.partition for row in (made.rows if ascending else reversed(made.rows))),
             template_digest=request.template_digest,
         )
         for fence, made in zip(fences, groups, strict=True)

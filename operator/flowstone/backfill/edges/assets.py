@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from flowstone.api.parse import AssetResource, parse_asset
 from flowstone.api.partitions import declared, described
 from flowstone.backfill.records import ClaimedBatch
@@ -24,7 +22,7 @@ class Assets:
     def __init__(self, kube: Kube, settings: OperatorSettings) -> None:
         self._kube = kube
         self._settings = settings
-        self._accepted: dict[tuple[str, str], datetime] = {}
+        self._accepted: dict[tuple[str, str], None] = {}  # a set that remembers the order
 
     async def find(self, namespace: str, name: str) -> AssetResource | None:
         """The Asset, or None when there is none.
@@ -33,7 +31,18 @@ class Assets:
             InvalidSpec: The Asset itself makes no sense.
         """
         resource = await self._kube.get(custom("assets", namespace, name))
-        return None if resource is None else parse_asset(resource)
+        return None if resource is None else self.read(resource)
+
+    def read(self, resource: Json) -> AssetResource:
+        """The Asset that a resource describes; one that its status calls ready needs no dry run again.
+
+        Raises:
+            InvalidSpec: The Asset itself makes no sense.
+        """
+        asset = parse_asset(resource)
+        if is_ready(resource):
+            self._accept(asset)
+        return asset
 
     async def check(self, asset: AssetResource) -> None:
         """Check dimensions and template, the latter with the API server's own validation.
@@ -47,7 +56,10 @@ class Assets:
         if known in self._accepted:
             return
         await self._dry_run(asset)
-        self._accepted[known] = datetime.now(UTC)
+        self._accept(asset)
+
+    def _accept(self, asset: AssetResource) -> None:
+        self._accepted[asset.namespace, template_digest(asset.spec.template)] = None
         if len(self._accepted) > REMEMBERED:
             del self._accepted[next(iter(self._accepted))]
 
@@ -60,6 +72,14 @@ class Assets:
                 raise InvalidSpec("Asset.spec.template", asset.name, remedy) from refused
             if refused.status == 403 and "quota" not in refused.message:
                 raise
+
+
+def is_ready(resource: Json) -> bool:
+    """Whether the Asset's status calls its present generation ready."""
+    status = resource.get("status") or {}
+    current = status.get("observedGeneration") == resource["metadata"].get("generation")
+    ready = any(one.get("type") == "Ready" and one.get("status") == "True" for one in status.get("conditions") or [])
+    return current and ready
 
 
 def _sample(asset: AssetResource) -> Json:
