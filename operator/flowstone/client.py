@@ -30,6 +30,7 @@ from flowstone.db.tenant_session import TenantConnection
 from flowstone.db.tenants import TenantRegistry, TenantRow
 from flowstone.errors import SchemaNotCompatible, UnsafeLogin
 from flowstone.guard import Guards
+from flowstone.local import LocalMachine, home_of
 from flowstone.tenant.capability import required
 from flowstone.tenant.signing import ContextKeys
 
@@ -55,6 +56,7 @@ class FlowStone:
         create_tenants: bool,
         cluster: str = CLUSTER,
         guards: Guards | None = None,
+        home: Path | None = None,
         closing: Callable[[], None] = lambda: None,
     ) -> None:
         self._pool = pool
@@ -67,7 +69,10 @@ class FlowStone:
         self._closing.callback(closing)
         self._closing.callback(pool.close)
         self.materializations = Materializations(self.connection, cluster)
-        self.backfills = Backfills(self._open_ledger, self._tenant, guards or Guards.installed(), cluster)
+        self._home = home or home_of(None)
+        self.backfills = Backfills(
+            self._open_ledger, self._tenant, guards or Guards.installed(), cluster, self._local_machine
+        )
 
     @classmethod
     def connect(
@@ -88,7 +93,8 @@ class FlowStone:
             key: File with the key that contexts are signed with; `FLOWSTONE_CONTEXT_KEY_FILE` when left out.
             create_tenants: Register unknown tenants when they are first used; by default only in the embedded database.
             operator_url: Connection string of `flowstone_operator`, for backfills; `url` when left out.
-            folder: Where the embedded database lies; the user's data directory when left out.
+            folder: Where the embedded database lies, and what functions leave behind: logs of failed runs, logins;
+                the user's data directory when left out.
             cluster: Cluster id of the scopes.
             guards: Asked before a backfill is queued; the installed ones when left out.
 
@@ -96,16 +102,27 @@ class FlowStone:
             UnsafeLogin: The key file is not as it should be.
             LedgerUnavailable: The embedded server does not start.
         """
+        where = None if folder is None else Path(folder)
         if url is None:
-            home = embedded_tenants.open_home(None if folder is None else Path(folder), cluster)
-            pool = TenantPool(home.pool_url, home.keys)
-            create = True if create_tenants is None else create_tenants
+            home = embedded_tenants.open_home(where, cluster)
             return cls(
-                pool, home.operator_url, create_tenants=create, cluster=cluster, guards=guards, closing=home.close
+                TenantPool(home.pool_url, home.keys),
+                home.operator_url,
+                create_tenants=True if create_tenants is None else create_tenants,
+                cluster=cluster,
+                guards=guards,
+                home=home_of(where),
+                closing=home.close,
             )
         keys = None if key is None else ContextKeys.from_file(key, cluster)
-        pool = TenantPool(url, keys)
-        return cls(pool, operator_url or url, create_tenants=bool(create_tenants), cluster=cluster, guards=guards)
+        return cls(
+            TenantPool(url, keys),
+            operator_url or url,
+            create_tenants=bool(create_tenants),
+            cluster=cluster,
+            guards=guards,
+            home=home_of(where),
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -140,6 +157,9 @@ class FlowStone:
             registry.register(tenant_id)
             self._known.add(tenant_id)
         return registry.active(tenant_id)
+
+    def _local_machine(self, ledger: Ledger) -> LocalMachine:
+        return LocalMachine(ledger, self._operator_url, self._home, os.environ)
 
     def _open_ledger(self) -> Ledger:
         if self._ledger is None:

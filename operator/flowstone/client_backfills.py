@@ -1,23 +1,29 @@
-"""Backfills from Python: queued in the ledger, looked at, cancelled."""
+"""Backfills from Python: queued in the ledger, worked off by a function, looked at, cancelled."""
 
 from __future__ import annotations
 
 import hashlib
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from flowstone.backfill.records import BackfillRecord, Counts, NewBackfill, Select
+from flowstone.client_function import Function, described, job_of, listed, target_of, work_off
+from flowstone.db.abandoned import unfinished
 from flowstone.db.ledger import Ledger
 from flowstone.db.tenants import TenantRow
-from flowstone.errors import InvalidSet, InvalidSpec, LedgerRefused
+from flowstone.errors import InvalidSet, InvalidSpec, LedgerError, LedgerRefused
 from flowstone.guard import TIERS, Asset, GuardContext, Guards, Tenant
+from flowstone.local import LocalJob, LocalMachine
 from flowstone.partition import Key, PartitionSet, serialize
 from flowstone.tenant.capability import current
 from flowstone.tenant.names import NAMESPACE, asset_identity, namespace_scope, tenant_scope
 
 Phase = Literal["Planning", "Running", "Succeeded", "PartlyFailed", "Failed", "Cancelled"]
+
+Keys = Sequence[Key] | PartitionSet
 
 HIGHEST = 10_000
 """Upper bound of `max_parallel` and `batch_size`, as in the Backfill resource."""
@@ -47,15 +53,22 @@ class Backfills:
         ledger: Opens the ledger under the operator's login, once.
         tenant: Returns the registry's row of an active tenant.
         guards: Asked before anything is queued.
+        machine: Returns what runs functions in processes of this machine.
     """
 
     def __init__(
-        self, ledger: Callable[[], Ledger], tenant: Callable[[str], TenantRow], guards: Guards, cluster: str
+        self,
+        ledger: Callable[[], Ledger],
+        tenant: Callable[[str], TenantRow],
+        guards: Guards,
+        cluster: str,
+        machine: Callable[[Ledger], LocalMachine],
     ) -> None:
         self._ledger = ledger
         self._tenant = tenant
         self._guards = guards
         self._cluster = cluster
+        self._machine = machine
 
     def run(
         self,
@@ -66,16 +79,25 @@ class Backfills:
         batch_size: int = 1,
         select: Select = "Missing",
         required_tier: str | None = None,
+        function: Function | None = None,
+        progress: Callable[[BackfillStatus], None] | None = None,
     ) -> str:
-        """Queue all partitions of a backfill.
+        """Queue all partitions of a backfill and, with a function, work them off before returning.
+
+        The function is called for each partition with a `flowstone.Partition`, as `flowstone work` does in a cluster,
+        in child processes of this one: each imports the function's module anew. Failures do not raise; `status`
+        counts them. Ctrl-C stops the processes and cancels what is not done. Run the same again and only what is
+        missing runs, also after this program was killed.
 
         Args:
             asset: The asset's id.
             partitions: Keys, each once; a lazy sequence is read once and not held.
-            max_parallel: Batches that may be open at a time, 1 to 10,000.
+            max_parallel: Batches that may be open at a time, 1 to 10,000: with a function, child processes.
             batch_size: Partitions in a batch, 1 to 10,000.
             select: `Missing` skips what succeeded before; `All` does not.
             required_tier: The lowest tier that may have this asset; None means any.
+            function: A function at the top level of a module; without one, nothing is run.
+            progress: Called with the status, in this thread, while the function runs.
 
         Returns:
             The backfill's id.
@@ -85,38 +107,75 @@ class Backfills:
             TenantRefused: A guard said no.
             TenantUnknown: No active tenant of that id is registered.
         """
-        spec = {
+        spec: dict[str, Any] = {
             "asset": asset,
             "maxParallel": _bounded("max_parallel", max_parallel),
             "batchSize": _bounded("batch_size", batch_size),
             "select": _one_of("select", select, ("Missing", "All")),
         }
-        identity = asset_identity(self._cluster, asset)
+        asset_identity(self._cluster, asset)
         if required_tier is not None:
             _one_of("required_tier", required_tier, TIERS)
         scope = self._admitted(Asset(asset, required_tier, NAMESPACE))
-        keys = partitions if isinstance(partitions, Sequence | PartitionSet) else list(partitions)
+        keys = listed(partitions)
+        if function is None:
+            return self._queue(self._new(asset, scope, spec, keys), keys, select).uid
+        target, dimensions = target_of(function), described(keys)
+        machine = self._machine(self._ledger())
+        new = self._new(asset, scope, {**spec, "function": target, "machine": machine.name}, keys)
+        abandoned = self._unfinished(new, machine)
+        job = job_of(self._queue(new, keys, select), asset, target, dimensions, _tenant_id())
+        self._work_off(machine, job, abandoned, progress)
+        return new.uid
+
+    def _new(self, asset: str, scope: str, spec: dict[str, Any], keys: Keys) -> NewBackfill:
         uid = str(uuid.uuid4())
-        set_hash = _digest(keys)
-        new = NewBackfill(
+        return NewBackfill(
             uid=uid,
             cluster=self._cluster,
             namespace=NAMESPACE,
             name=f"{asset[:40]}-{uid[:8]}",
             scope=scope,
-            asset=identity,
+            asset=asset_identity(self._cluster, asset),
             spec=spec,
-            spec_hash=set_hash,
+            spec_hash=_digest(keys),
         )
+
+    def _queue(self, new: NewBackfill, keys: Keys, select: Select) -> NewBackfill:
         ledger = self._ledger()
         ledger.register(new)
-        rows = ((scope, text) for text in _texts(keys))
+        rows = ((new.scope, text) for text in _texts(keys))
         try:
-            ledger.plan(uid, rows, total=len(keys), set_hash=set_hash, select=select)
+            ledger.plan(new.uid, rows, total=len(keys), set_hash=new.spec_hash, select=select)
         except LedgerRefused as error:
-            ledger.close_orphan(uid)
+            ledger.close_orphan(new.uid)
             raise InvalidSet("partitions: a key occurs twice: name each partition once") from error
-        return uid
+        return new
+
+    def _unfinished(self, new: NewBackfill, machine: LocalMachine) -> list[str]:
+        """What a program of this machine left behind of the same asset, if it is dead: it would be waited for."""
+        database = self._ledger().database
+        return unfinished(database, cluster=self._cluster, scope=new.scope, asset=new.asset, machine=machine.name)
+
+    def _work_off(
+        self,
+        machine: LocalMachine,
+        job: LocalJob,
+        abandoned: Sequence[str],
+        progress: Callable[[BackfillStatus], None] | None,
+    ) -> None:
+        uid = job.request.uid
+
+        def tell() -> None:
+            if progress is not None:
+                progress(self.status(uid))
+
+        try:
+            work_off(machine, job, abandoned, tell)
+        except BaseException:
+            with suppress(LedgerError):  # should this fail too, the next run closes it
+                self.cancel(uid)
+            raise
 
     def status(self, id: str) -> BackfillStatus:
         """Return where a backfill stands.
@@ -160,6 +219,11 @@ class Backfills:
         return record
 
 
+def _tenant_id() -> str | None:
+    capability = current()
+    return None if capability is None else capability.tenant_id
+
+
 def _status(record: BackfillRecord, counts: Counts) -> BackfillStatus:
     return BackfillStatus(
         record.uid,
@@ -186,11 +250,11 @@ def _phase(record: BackfillRecord, counts: Counts) -> Phase:
     return "PartlyFailed" if counts.succeeded + counts.skipped else "Failed"
 
 
-def _texts(keys: Iterable[Key] | PartitionSet) -> Iterable[str]:
+def _texts(keys: Keys) -> Iterable[str]:
     return keys.iter_text() if isinstance(keys, PartitionSet) else map(serialize, keys)
 
 
-def _digest(keys: Iterable[Key] | PartitionSet) -> str:
+def _digest(keys: Keys) -> str:
     """Digest the set, reading each key once; a key that is none is found here, before anything is written."""
     if isinstance(keys, PartitionSet):
         return keys.hash

@@ -12,6 +12,7 @@ import secrets
 import socket
 import sysconfig
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +27,7 @@ from flowstone.backfill.standing import Standing
 from flowstone.db.embedded import default_folder
 from flowstone.db.ledger import Ledger
 from flowstone.db.logins import Logins
-from flowstone.errors import LedgerError
+from flowstone.errors import LedgerBusy, LedgerError
 from flowstone.executor.jobs import Work
 from flowstone.executor.processes import Processes
 from flowstone.executor.program import Program, surroundings
@@ -76,6 +77,11 @@ class LocalMachine:
         # The same backfill in another database is another backfill, with runs of its own.
         self._runs = home / "runs" / hashlib.sha256(repr(sorted(self._target.items())).encode()).hexdigest()[:12]
 
+    @property
+    def name(self) -> str:
+        """Which machine this is, and which of its folders; the same after a restart."""
+        return f"{socket.gethostname()}:{self._runs}"
+
     def executor(self, job: LocalJob) -> Processes:
         """What runs the batches of a backfill."""
         login = LocalLogin(
@@ -99,7 +105,7 @@ class LocalMachine:
             FlowStoneError: What is asked for makes no sense.
         """
         uid, tools = job.request.uid, self._tools()
-        with alone(self._runs / f"{uid}.lock"):
+        with alone(self._lock(uid)):
             try:
                 executor = self.executor(job)
                 return await LocalRun(tools, job.request, executor, job.plan, interrupts=interrupts, show=show).run()
@@ -114,20 +120,26 @@ class LocalMachine:
             await executor.tidy(runs)
             await executor.changed(0.1)
 
+    async def forget_dead(self, uid: str, job: LocalJob) -> None:
+        """The same, unless a process of this machine still works on that backfill."""
+        with suppress(LedgerBusy), alone(self._lock(uid)):
+            await self.forget(uid, job)
+
     def _release(self, uid: str, owner: str) -> None:
         try:
             self._ledger.release_lease(uid, owner)
         except LedgerError:  # it runs out by itself
             _log().info("lease_not_released", uid=uid)
 
+    def _lock(self, uid: str) -> Path:
+        return self._runs / f"{uid}.lock"
+
     def _folder(self, uid: str) -> Path:
         return self._runs / uid
 
     def _tools(self) -> Tools:
         # The same owner for whoever has the lock: after a crash the next start need not wait for the lease to run out.
-        limits = Limits(
-            owner=f"{socket.gethostname()}:{self._runs}", cluster=self._ledger.cluster, max_parallel=NO_LIMIT
-        )
+        limits = Limits(owner=self.name, cluster=self._ledger.cluster, max_parallel=NO_LIMIT)
         jitter = random.Random().random  # noqa: S311 - spreads retries, keeps no secret
         return Tools(self._ledger, limits, Metrics(), _log(), lambda: datetime.now(UTC), jitter)
 

@@ -27,6 +27,12 @@ BUSY = 0.5
 """Seconds until rows that somebody else has locked are looked at again."""
 
 
+_STOPPING = {
+    "Drain": "asked to stop: nothing more is started, and what runs ends first; the next start goes on",
+    "Kill": "asked to stop: what ran is stopped, and what it had not done is queued again; the next start goes on",
+}
+
+
 class Interrupts:
     """How often somebody asked to stop; safe to ask from a signal handler or another thread."""
 
@@ -127,6 +133,8 @@ class LocalRun:
             standing, progress.again = Standing(Stand.RUNNING, "LedgerBusy", str(error)), BUSY
         except LedgerUnavailable as error:
             standing, progress.again = Standing(Stand.BLOCKED, "LedgerUnreachable", str(error)), UNSTARTED
+        if standing.stand is Stand.SUSPENDED and suspend:
+            standing = replace(standing, reason="Interrupted", message=_STOPPING[suspend])
         again = progress.again if progress.again is not None else UNSTARTED
         return Pass(standing, progress.counts, progress.batches, again)
 
