@@ -44,7 +44,7 @@ from flowstone.backfill.records import (
     Select,
     State,
 )
-from flowstone.db import claiming, holders, planning, reading, registry, schema, settling, steering
+from flowstone.db import claiming, holders, planning, reading, registry, retention, schema, settling, steering
 from flowstone.db.connection import LONG_SECONDS, POOL_SIZE, Database, Pool, open_pool
 
 NOBODY: Mapping[str, str] = MappingProxyType({})
@@ -253,6 +253,15 @@ class Ledger:
         """End a backfill whose resource is gone: rows cancelled, batches closed, history kept."""
         with self.database.transaction(LONG_SECONDS) as tx:
             settling.close_orphan(tx, uid)
+
+    def prune(self, days: int, rows: int = retention.CHUNK_ROWS) -> bool:
+        """Take away a chunk of the history of this cluster's backfills that finished more than `days` days ago.
+
+        Returns:
+            False when there was nothing to take, so that a caller goes on until then.
+        """
+        with self.database.transaction() as tx:
+            return retention.prune(tx, self.cluster, days, rows)
 
     # --- reading
 

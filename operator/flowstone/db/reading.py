@@ -16,7 +16,7 @@ _COUNTS = """
     SELECT coalesce((SELECT total FROM flowstone.backfill WHERE uid = %(uid)s), 0), s.state, s.n, (
         SELECT count(*) FROM flowstone.materialization
         WHERE backfill = %(uid)s AND state = 'failed' AND reason IS NULL
-    )
+    ), (SELECT pruned_counts FROM flowstone.backfill WHERE uid = %(uid)s)
     FROM (SELECT NULL AS state, 0 AS n UNION ALL (
         SELECT state, count(*) FROM flowstone.materialization WHERE backfill = %(uid)s GROUP BY state
     )) AS s
@@ -125,12 +125,14 @@ PACE_BATCHES = 8
 
 
 def counts(tx: Transaction, uid: str) -> Counts:
-    """How many rows are in which state; all zero before planning."""
-    total, unsettled = 0, 0
+    """How many rows are in which state; all zero before planning, and as they were once rows were pruned."""
+    total, unsettled, pruned = 0, 0, None
     by_state: dict[str, int] = {}
-    for total, state, number, unsettled in tx.rows(_COUNTS, {"uid": uid}):  # noqa: B007  # the same in each row
+    for total, state, number, unsettled, pruned in tx.rows(_COUNTS, {"uid": uid}):  # noqa: B007  # the same in each
         if state is not None:
             by_state[state] = number
+    if pruned is not None:
+        return Counts(**pruned)
     if unsettled:
         by_state["running"] = by_state.get("running", 0) + unsettled
         by_state["failed"] -= unsettled
