@@ -103,9 +103,9 @@ WORK_RULES: set[Rule] = {
     (("flowstone.dev",), ("backfills", "assets"), (), ("get", "list", "watch")),
     (("flowstone.dev",), ("backfills/status", "assets/status"), (), ("patch",)),
     (("batch",), ("jobs",), (), ("get", "list", "watch", "create", "delete")),
-    (("",), ("pods",), (), ("get", "list", "delete")),
+    (("",), ("pods",), (), ("list", "delete")),
     (("",), ("events",), (), ("list",)),
-    (("events.k8s.io",), ("events",), (), ("create", "patch")),
+    (("events.k8s.io",), ("events",), (), ("create",)),
     (("",), ("secrets",), ("flowstone-ledger",), ("get", "create", "patch")),
 }
 """All that the operator may do where it works, written down a second time so that a wider right is noticed."""
