@@ -44,6 +44,12 @@ KOPF_PAUSE = 5.0
 """Seconds before Kopf is started again after it gave up, such as on a watch that RBAC forbids."""
 
 
+PRUNE_PAUSE = 3600.0
+"""Seconds between two prunings of old history."""
+
+PRUNED_CHUNKS = 100
+"""Chunks of history that one sweep takes away, at most: half a million rows."""
+
 Reconcile = Callable[[str, str], Awaitable[float | None]]
 
 
@@ -68,6 +74,7 @@ class Operator:
         self._random = random.Random()  # noqa: S311 - jitter, not secrets
         self._queue: WorkQueue[Key] = WorkQueue(clock=time.monotonic, random=self._random)
         self._stop = asyncio.Event()
+        self._prune_at = time.monotonic()
         self._owner = f"{settings.pod_name}/{secrets.token_hex(4)}"
 
     async def run(self) -> None:
@@ -142,6 +149,7 @@ class Operator:
             max_parallel=self._settings.max_parallel,
             lease_seconds=self._settings.lease_seconds,
             resync_seconds=self._settings.resync_seconds,
+            node_lost_seconds=self._settings.node_lost_seconds,
         )
         return Tools(self._ledger, limits, self._metrics, self._log, _now, self._random.random)
 
@@ -229,6 +237,7 @@ class Operator:
             if not is_finished(backfill):
                 self._queue.add(Key("Backfill", backfill["metadata"]["namespace"], backfill["metadata"]["name"]))
         await self._close_orphans({backfill["metadata"]["uid"] for backfill in found})
+        await self._prune()
 
     async def _close_orphans(self, uids: set[str]) -> None:
         try:
@@ -240,6 +249,18 @@ class Operator:
                     self._log.info("backfill_forgotten", namespace=namespace, name=name, uid=uid)
         except LedgerError as error:  # each backfill's status says so too; without backfills nobody needs it
             self._log.warning("sweep_without_ledger", error=str(error))
+
+    async def _prune(self) -> None:
+        """Let old history go, once an hour; what one sweep does not get done is left to the next one."""
+        if time.monotonic() < self._prune_at:
+            return
+        try:
+            for _ in range(PRUNED_CHUNKS):
+                if not await asyncio.to_thread(self._ledger.prune, self._settings.history_days):
+                    self._prune_at = time.monotonic() + PRUNE_PAUSE
+                    return
+        except LedgerError as error:
+            self._log.warning("history_not_pruned", error=str(error))
 
     # -- start and stop -----------------------------------------------------------------------------------------------
 

@@ -45,12 +45,14 @@ class ScriptedExecutor:
     Attributes:
         runs: What there is a trace of, by name.
         launched: Every batch ever launched.
+        stops: Runs that were asked to stop, as often as they were.
         dies: Where the replica shall die: before or after the next run is created, "" for nowhere.
     """
 
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
         self.launched: list[ClaimedBatch] = []
+        self.stops: list[str] = []
         self.dies = ""
 
     async def look(self, batches: Sequence[OpenBatch]) -> Sight:
@@ -82,6 +84,7 @@ class ScriptedExecutor:
     async def stop(self, unwanted: Sequence[View]) -> None:
         """Mark runs as stopping; the test ends them."""
         for one in unwanted:
+            self.stops.append(one.batch.job_name)
             run = self.runs.get(one.batch.job_name)
             if run is not None and isinstance(run.state, Running):
                 run.state = replace(run.state, stopping=True)

@@ -6,11 +6,14 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg.rows import TupleRow
 
 from flowstone.backfill.records import Counts
 from flowstone.backfill.standing import Stand
 from flowstone.db.ledger import Ledger
+from flowstone.executor.port import Ended, Running
 from tests.postgres.conftest import Place
 from tests.postgres.scripted import DiedError, Story
 
@@ -221,3 +224,54 @@ class TestRetryFailed:
         record = story.ledger.find(story.uid)
         assert record is not None
         assert (record.retried, record.resumed, record.finished_at is None) == ("a", "b", False)
+
+
+class TestLostAndHeld:
+    def test_a_lost_run_keeps_its_slot_and_not_its_rows(self, tell: Tell) -> None:
+        """Its rows go to somebody else at once, as far as the cap has room; it counts until it is gone."""
+        story = tell(maxParallel=2)
+        story.step()
+        lost = story.executor.going[0]
+        lost.state = Running(ready=True, stopping=True, lost=True)
+        story.step()
+        assert story.progress.counts == Counts(total=10, running=2, queued=8)
+        assert len(story.ledger.open_batches(story.uid)) == 2
+        assert story.executor.stops == [lost.batch.job_name]
+        del story.executor.runs[lost.batch.job_name]
+        story.step()
+        assert story.executor.launched[-1].partitions == ("k00", "k01")
+        assert len(story.ledger.open_batches(story.uid)) == 2
+
+    def test_a_session_that_outlives_its_run_is_ended(self, tell: Tell, worker: psycopg.Connection[TupleRow]) -> None:
+        """Its transaction holds a row of a run that is over: the session is ended, nothing of it is written."""
+        story = tell()
+        story.step()
+        dead, *others = story.executor.going
+        worker.execute("BEGIN")
+        worker.execute(
+            "UPDATE flowstone.materialization SET state = 'succeeded', finished_at = now() WHERE fence = %s",
+            [dead.batch.fence],
+        )
+        dead.state = Ended(succeeded=False, exit_code=137, disrupted=True)
+        story.succeed(others[0])
+        story.step()
+        assert story.states()["k00"] == "running"
+        assert story.states()["k02"] == "succeeded"
+        assert dead.batch.job_name in story.executor.runs
+        with pytest.raises(psycopg.errors.AdminShutdown):
+            worker.execute("COMMIT")
+        story.step()
+        assert story.executor.launched[-1].partitions == ("k00", "k01")
+
+    def test_a_session_of_a_run_under_way_is_left_alone(self, tell: Tell, worker: psycopg.Connection[TupleRow]) -> None:
+        """A worker in the middle of its transaction is not disturbed by a pass."""
+        story = tell(batchSize=1)
+        story.step()
+        run = story.executor.going[0]
+        with worker.transaction():
+            worker.execute(
+                "UPDATE flowstone.materialization SET state = 'succeeded', finished_at = now() WHERE fence = %s",
+                [run.batch.fence],
+            )
+            story.step()
+        assert story.states()["k00"] == "succeeded"

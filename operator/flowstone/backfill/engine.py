@@ -25,7 +25,7 @@ from flowstone.backfill.sizing import batch_size
 from flowstone.backfill.standing import Standing, judge
 from flowstone.controller.gather import each
 from flowstone.db.ledger import Ledger
-from flowstone.errors import LedgerUnavailable
+from flowstone.errors import LedgerBusy, LedgerUnavailable
 from flowstone.executor.port import Blockage, Executor, Gone, Running, View
 from flowstone.telemetry import Logger, Metrics
 
@@ -50,6 +50,8 @@ class Limits:
     Attributes:
         owner: This replica, as the owner of leases.
         max_parallel: Open batches of all backfills together.
+        node_lost_seconds: How long a run may outlive its own end, on a machine that does not answer, before its
+            traces are taken away by force and its slot is free.
     """
 
     owner: str
@@ -57,6 +59,7 @@ class Limits:
     max_parallel: int = 200
     lease_seconds: float = 15
     resync_seconds: float = 60
+    node_lost_seconds: float = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +100,14 @@ class Progress:
     """What a pass found out; it is filled as the pass goes, so that a pass that broke off still tells something.
 
     Attributes:
+        pruned: Retention has taken rows away, so only the counts can still be told.
         again: Seconds until the next pass; None when only an event makes one necessary.
     """
 
     counts: Counts | None = None
     batches: Sequence[OpenBatch] = ()
     blockage: Blockage | None = None
+    pruned: bool = False
     again: float | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -147,14 +152,14 @@ class Engine:
         await in_thread(self._ledger.check_schema)
         record = await in_thread(self._ledger.find, self._uid)
         if record is not None and record.finished_at is not None and not steering.orders(self._spec, record):
-            return await self._stay_finished()
+            return await self._stay_finished(record)
         if record is None or record.total is None:
             record = await self._plan()
         else:
             await self._lease()
         record = await self._obey(record)
         if record.finished_at is not None:
-            return await self._stay_finished()
+            return await self._stay_finished(record)
         open_views = await self._settle()
         over_budget = await self._over_budget(record)
         if self._spec.cancel:
@@ -234,14 +239,30 @@ class Engine:
         sight = await self._executor.look(await in_thread(self._ledger.open_batches, self._uid))
         self._progress.blockage = sight.blockage
         rules = self._rules()
+        held = set()
         for one in sight.seen:
             if one.batch.job_uid is None and one.uid is not None:
                 await in_thread(self._ledger.record_job, one.batch.fence, one.batch.job_name, one.uid)
-            if outcome.needs_settling(one.batch, one.run):
-                await self._settle_one(one, rules)
+            if outcome.needs_settling(one.batch, one.run) and not await self._try_to_settle(one, rules):
+                held.add(one.batch.job_name)
+        await self._executor.stop([one for one in sight.seen if one.lost])
         remaining = [one for one in sight.seen if isinstance(one.run, Running)]
-        await self._tidy(set(sight.runs) - {one.batch.job_name for one in remaining})
+        await self._tidy(set(sight.runs) - {one.batch.job_name for one in remaining} - held)
         return remaining
+
+    async def _try_to_settle(self, one: View, rules: outcome.Rules) -> bool:
+        """Settle a batch; when a worker still holds its rows though the run is over, end that worker's session.
+
+        Other batches do not wait for it, and the next pass finds the rows free.
+        """
+        try:
+            await self._settle_one(one, rules)
+        except LedgerBusy:
+            if not isinstance(one.run, Running) or one.lost:
+                ended = await in_thread(self._ledger.end_holders, one.batch.fence)
+                self._log.warning("sessions_ended", fence=one.batch.fence, sessions=ended)
+            return False
+        return True
 
     def _rules(self) -> outcome.Rules:
         retry = self._spec.retry
@@ -364,8 +385,9 @@ class Engine:
         wait = (due - self._tools.now()).total_seconds() if due else UNSTARTED
         return min(max(wait, 0.1), self._tools.limits.resync_seconds)
 
-    async def _stay_finished(self) -> Standing:
+    async def _stay_finished(self, record: BackfillRecord) -> Standing:
         """A finished backfill with an unchanged spec is a no-op for ever."""
+        self._progress.pruned = record.pruned
         counts = self._progress.counts = await in_thread(self._ledger.counts, self._uid)
         await self._tidy(set((await self._executor.look(())).runs))
         return judge(counts, open_batches=0, cancelled=self._spec.cancel)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from flowstone.backfill.records import OpenBatch
 from flowstone.executor.blockage import blockage
 from flowstone.executor.jobs import LABEL_FENCE, LABEL_UID
-from flowstone.executor.pods import run_state
+from flowstone.executor.pods import has_ended, instant, run_state
 from flowstone.executor.port import PATIENCE, Blockage, Running, View
 
 Json = Mapping[str, Any]
@@ -63,6 +63,16 @@ def why_not_started(seen: View, events: Sequence[Json], now: datetime) -> Blocka
     """Why the Job of a batch does not start, in the platform's words; None when nothing speaks of it."""
     handle: Handle = seen.handle
     return blockage(handle.job, handle.pods, events, now) if handle.job is not None else None
+
+
+def overdue(seen: View, now: datetime, patience: timedelta) -> list[Json]:
+    """Pods of a batch that should have ended more than `patience` ago: nobody on their node does as it is told."""
+    handle: Handle = seen.handle
+    return [
+        pod
+        for pod in handle.pods
+        if is_deleted(pod) and not has_ended(pod) and now > instant(pod["metadata"]["deletionTimestamp"]) + patience
+    ]
 
 
 def concerned(seen: View) -> list[str]:

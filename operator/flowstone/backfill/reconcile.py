@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from flowstone.api.parse import BackfillResource, parse_backfill
 from flowstone.backfill import status
@@ -107,6 +107,7 @@ class _Reconcile:
             backfill=backfill,
             cluster=self._env.tools.limits.cluster,
             now=self._env.now,
+            node_lost=timedelta(seconds=self._env.tools.limits.node_lost_seconds),
         )
         request = Request(
             uid=self._uid,
@@ -157,7 +158,7 @@ class _Reconcile:
             delivery=self._delivery,
             active_batches=len(self._progress.batches),
         )
-        if counts and (standing.finished or self._env.reporter.due(self._resource)):
+        if counts and not self._progress.pruned and (standing.finished or self._env.reporter.due(self._resource)):
             report = await self._detailed(report, counts)
         written = await self._env.reporter.report(self._resource, report)
         return self._progress.again if written else CONFLICT

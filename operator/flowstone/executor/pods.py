@@ -47,7 +47,7 @@ def run_state(job: Object | None, pods: Sequence[Object], now: datetime) -> RunS
 
 
 def _without_job(pods: Sequence[Object], now: datetime) -> RunState:
-    if all(_phase(pod) in _ENDED_PHASES for pod in pods):
+    if all(has_ended(pod) for pod in pods):
         return Gone()
     return _running(pods, now, stopping=True)
 
@@ -114,14 +114,14 @@ def _disrupted(pod: Object) -> bool:
 
 
 def _started(pod: Object) -> bool:
-    if _phase(pod) in _ENDED_PHASES or _true(pod, "Ready"):
+    if has_ended(pod) or _true(pod, "Ready"):
         return True
     states = [one.get("state", {}) for one in pod.get("status", {}).get("containerStatuses") or []]
     return any("running" in state or "terminated" in state for state in states)
 
 
 def _lost(pod: Object, now: datetime) -> bool:
-    if not _deleted(pod) or _phase(pod) in _ENDED_PHASES:
+    if not _deleted(pod) or has_ended(pod):
         return False
     if _condition(pod, "DisruptionTarget").get("reason") == "DeletionByTaintManager":
         return True
@@ -159,6 +159,11 @@ def _true(owner: Object, kind: str) -> bool:
 
 def _deleted(owner: Object) -> bool:
     return bool(owner["metadata"].get("deletionTimestamp"))
+
+
+def has_ended(pod: Object) -> bool:
+    """Return whether all containers of a pod are over, as far as the API server knows."""
+    return _phase(pod) in _ENDED_PHASES
 
 
 def _phase(pod: Object) -> str:

@@ -104,6 +104,11 @@ class View:
         """It has been asked to stop."""
         return isinstance(self.run, Running) and self.run.stopping
 
+    @property
+    def lost(self) -> bool:
+        """Its machine does not answer any more."""
+        return isinstance(self.run, Running) and self.run.lost
+
     def slow(self, now: datetime) -> bool:
         """Whether it should have started by now."""
         return not self.started and now - self.batch.opened_at >= PATIENCE

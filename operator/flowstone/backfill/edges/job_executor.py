@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from flowstone.api.parse import AssetResource, BackfillResource
 from flowstone.backfill import job_views
@@ -24,7 +24,11 @@ EVENTS_READ = 3
 
 
 class JobExecutor:
-    """The Jobs of one Backfill, an adapter of `executor.port.Executor`."""
+    """The Jobs of one Backfill, an adapter of `executor.port.Executor`.
+
+    Args:
+        node_lost: How long a pod may outlive its deletion before it is taken away by force.
+    """
 
     def __init__(
         self,
@@ -35,6 +39,7 @@ class JobExecutor:
         backfill: BackfillResource,
         cluster: str,
         now: Callable[[], datetime],
+        node_lost: timedelta,
     ) -> None:
         self._kube = kube
         self._assets = assets
@@ -43,6 +48,7 @@ class JobExecutor:
         self._namespace = backfill.namespace
         self._cluster = cluster
         self._now = now
+        self._node_lost = node_lost
         self.known_asset: AssetResource | None = None
         """The asset, once it was read."""
 
@@ -98,8 +104,18 @@ class JobExecutor:
         return Blockage("NameConflict", f"a Job named {name!r} belongs to somebody else: delete or rename it")
 
     async def stop(self, unwanted: Sequence[View]) -> None:
-        """Ask for the deletion of Jobs and their pods."""
+        """Ask for the deletion of Jobs and their pods; take those away whose node has not answered for too long."""
         await self.tidy([one.batch.job_name for one in unwanted if one.uid is not None and not one.stopping])
+        now = self._now()
+        await each(self._take_away, [one for one in unwanted if job_views.overdue(one, now, self._node_lost)])
+
+    async def _take_away(self, one: View) -> None:
+        """First the Job, which would start another pod; then the pods, without waiting for their kubelet."""
+        if one.uid is not None:
+            await self._kube.delete(jobs(self._namespace, one.batch.job_name), uid=one.uid)
+        for pod in job_views.overdue(one, self._now(), self._node_lost):
+            metadata = pod["metadata"]
+            await self._kube.delete(core("pods", self._namespace, metadata["name"]), uid=metadata["uid"], grace=0)
 
     async def tidy(self, unwanted: Collection[str]) -> None:
         """Delete Jobs by name; the names are drawn from fences and never used again."""

@@ -1,0 +1,113 @@
+"""What the Jobs' executor asks of the API server when it stops runs: real requests, to a server that takes notes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from kubernetes.aio import client
+
+from flowstone.api.parse import parse_backfill
+from flowstone.backfill import job_views
+from flowstone.backfill.edges.assets import Assets
+from flowstone.backfill.edges.job_executor import JobExecutor
+from flowstone.backfill.edges.namespace_login import NamespaceLogin
+from flowstone.backfill.records import OpenBatch
+from flowstone.executor.jobs import LABEL_FENCE
+from flowstone.executor.port import View
+from flowstone.kube.client import Kube
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+BATCH = OpenBatch(7, "n/c/ns", "job-7", "job-uid", "digest", True, 2, 2, 0, NOW - timedelta(minutes=30))
+JOB_PATH = "/apis/batch/v1/namespaces/ns/jobs/job-7"
+POD_PATH = "/api/v1/namespaces/ns/pods/pod-7"
+
+
+@dataclass
+class Notes:
+    """Deletions that were asked for: path, uid and seconds of grace."""
+
+    deletions: list[tuple[str, str | None, int | None]] = field(default_factory=list)
+
+    async def take(self, request: web.Request) -> web.Response:
+        """Note a request and grant it."""
+        body = await request.json()
+        uid = body.get("preconditions", {}).get("uid")
+        self.deletions.append((request.path, uid, body.get("gracePeriodSeconds")))
+        return web.json_response({})
+
+
+@pytest.fixture
+def notes() -> Notes:
+    """What the server was asked for."""
+    return Notes()
+
+
+@pytest.fixture
+async def executor(notes: Notes) -> AsyncIterator[JobExecutor]:
+    """An executor of a Backfill in namespace `ns`; a node counts as lost for good after 300 s."""
+    application = web.Application()
+    application.router.add_delete("/{path:.*}", notes.take)
+    async with TestServer(application) as server:
+        api = client.ApiClient(client.Configuration(host=str(server.make_url("")).rstrip("/")))
+        kube = Kube(api, count=lambda verb, status: None)
+        nothing = object()  # neither an Asset nor a login is needed to stop what runs
+        yield JobExecutor(
+            kube=kube,
+            assets=cast("Assets", nothing),
+            login=cast("NamespaceLogin", nothing),
+            backfill=parse_backfill({"metadata": {"name": "b", "namespace": "ns", "uid": "u"}, "spec": {"asset": "a"}}),
+            cluster="c",
+            now=lambda: NOW,
+            node_lost=timedelta(seconds=300),
+        )
+        await kube.close()
+
+
+def seen(*, job: bool = True, deleted: timedelta | None = None, phase: str = "Running") -> View:
+    """An open batch with its Job, if it is still there, and a pod that should have ended so long ago."""
+    pod: dict[str, Any] = {
+        "metadata": {"name": "pod-7", "uid": "pod-uid", "labels": {LABEL_FENCE: "7"}},
+        "status": {"phase": phase, "conditions": [{"type": "Ready", "status": "True"}]},
+    }
+    if deleted is not None:
+        pod["metadata"]["deletionTimestamp"] = (NOW - deleted).strftime("%Y-%m-%dT%H:%M:%SZ")
+    made = {"metadata": {"name": "job-7", "uid": "job-uid"}, "status": {"active": 1}} if job else None
+    return job_views.view(BATCH, made, [pod], NOW)
+
+
+async def test_a_run_is_stopped_by_deleting_its_job(executor: JobExecutor, notes: Notes) -> None:
+    """Its pod has its time for an orderly end."""
+    await executor.stop([seen()])
+    assert notes.deletions == [(JOB_PATH, None, None)]
+
+
+async def test_a_run_that_is_stopping_is_left_alone(executor: JobExecutor, notes: Notes) -> None:
+    """Lost for five minutes and not longer, it is waited for."""
+    view = seen(deleted=timedelta(seconds=300))
+    assert (view.stopping, view.lost) == (True, True)
+    await executor.stop([view])
+    assert notes.deletions == []
+
+
+async def test_a_pod_on_a_lost_node_is_taken_away_by_force(executor: JobExecutor, notes: Notes) -> None:
+    """After five minutes first the Job goes, then its pod without grace; both by uid."""
+    await executor.stop([seen(deleted=timedelta(seconds=301))])
+    assert notes.deletions == [(JOB_PATH, "job-uid", None), (POD_PATH, "pod-uid", 0)]
+
+
+async def test_a_pod_whose_job_is_gone_is_taken_away_too(executor: JobExecutor, notes: Notes) -> None:
+    """Somebody deleted the Job; the pod on the lost node is all that is left."""
+    await executor.stop([seen(job=False, deleted=timedelta(hours=1))])
+    assert notes.deletions == [(POD_PATH, "pod-uid", 0)]
+
+
+async def test_a_pod_that_has_ended_is_nobodys_trouble(executor: JobExecutor, notes: Notes) -> None:
+    """A pod that is over acts no more, however long its deletion takes."""
+    await executor.stop([seen(job=False, deleted=timedelta(hours=1), phase="Failed")])
+    assert notes.deletions == []
