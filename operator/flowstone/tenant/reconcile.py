@@ -7,7 +7,7 @@ doing the same work twice.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ParamSpec, Protocol, TypeVar
@@ -95,7 +95,7 @@ class TenantEnvironment:
     owner: str
     login_conninfo: str
     endpoint: Endpoint
-    verdicts: Callable[[], tuple[status.Verdict | None, status.Verdict | None]]
+    verdicts: Callable[[], Awaitable[tuple[status.Verdict | None, status.Verdict | None]]]
     new_password: Callable[[], str]
     now: Callable[[], datetime]
     log: Logger
@@ -345,7 +345,7 @@ class _Reconcile:
 
     async def _report(self, decision: Decision, failed: str = "") -> bool:
         """Write the status when it differs; False when the resource changed meanwhile."""
-        hardened, isolated = self._env.verdicts()
+        hardened, isolated = await self._env.verdicts()
         stuck = self._stuck(decision)
         outcome = status.Outcome(decision, tuple(self._drift), failed, stuck, hardened, isolated)
         metadata, old = self._resource["metadata"], self._resource.get("status") or {}

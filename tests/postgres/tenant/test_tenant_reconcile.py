@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import secrets
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ import pytest
 import structlog
 
 from flowstone.backfill.secret import Endpoint
+from flowstone.db.bootstrap import hardened
 from flowstone.db.ledger import Ledger
 from flowstone.db.logins import Logins
 from flowstone.db.tenant_catalogue import TenantCatalogue
@@ -22,6 +24,7 @@ from flowstone.db.tenant_purge import TenantPurge
 from flowstone.db.tenant_steps import TenantSteps
 from flowstone.kube.paths import core, custom
 from flowstone.tenant.reconcile import TenantEnvironment, TenantReconciler
+from flowstone.tenant.verdicts import Verdicts
 from tests.postgres.conftest import OPERATOR_PASSWORD, Place, copied, prepare
 from tests.postgres.servers import Server, installed, local
 from tests.postgres.tenant.memory_kube import MemoryKube
@@ -120,7 +123,7 @@ async def world(home: Place) -> AsyncIterator[World]:
             owner="test",
             login_conninfo=home.operator,
             endpoint=Endpoint(home.server.host, str(home.server.port), home.name),
-            verdicts=lambda: (None, None),
+            verdicts=Verdicts(lambda: hardened(ledger.database), lambda: None, clock=time.monotonic),
             new_password=new_password,
             now=lambda: datetime.now(UTC),
             log=structlog.get_logger(),
@@ -146,6 +149,7 @@ async def test_a_tenant_gets_a_login_and_secrets(world: World) -> None:
         assert connection.execute("SELECT count(*) FROM flowstone.materialization").fetchone() == (0,)
     assert world.condition("Ready")[0] == "True"
     assert world.condition("CredentialDrift")[0] == "False"
+    assert world.condition("Hardened")[:2] == ("False", "BootstrapMissing")
 
 
 async def test_a_settled_tenant_costs_no_write(world: World) -> None:
