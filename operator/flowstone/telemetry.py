@@ -59,9 +59,7 @@ class Metrics:
         self.batches = self._counter("batches", "Batches by what happened to them.", "event")
         self.partitions = self._counter("partitions", "Partitions settled, by state.", "state")
         self.api = self._counter("api_requests", "Requests to the API server.", "verb", "status")
-        self.queue_depth = Gauge(
-            "flowstone_queue_depth", "Keys that wait for a reconcile.", registry=self.registry
-        )
+        self.queue_depth = Gauge("flowstone_queue_depth", "Keys that wait for a reconcile.", registry=self.registry)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"flowstone_{name}", text, list(labels), registry=self.registry)

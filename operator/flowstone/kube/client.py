@@ -115,9 +115,7 @@ class Kube:
     ) -> Json:
         status = 0
         try:
-            status, payload = await asyncio.wait_for(
-                self._send(verb, path, body, query or {}, content), self._patience
-            )
+            status, payload = await asyncio.wait_for(self._send(verb, path, body, query or {}, content), self._patience)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise KubernetesUnavailable(f"the API server did not answer {verb} {path}: {error!r}") from error
         finally:
