@@ -124,7 +124,7 @@ class Backfills:
         machine = self._machine(self._ledger())
         new = self._new(asset, scope, {**spec, "function": target, "machine": machine.name}, keys)
         abandoned = self._unfinished(new, machine)
-        job = job_of(self._queue(new, keys, select), asset, target, dimensions, _tenant_id())
+        job = job_of(self._queue(new, keys, select), asset, target, dimensions)
         self._work_off(machine, job, abandoned, progress)
         return new.uid
 
@@ -217,11 +217,6 @@ class Backfills:
         if record is None or record.scope != scope:
             raise LedgerRefused("backfill: no backfill of that id was run here: ask in the with_tenant it was run in")
         return record
-
-
-def _tenant_id() -> str | None:
-    capability = current()
-    return None if capability is None else capability.tenant_id
 
 
 def _status(record: BackfillRecord, counts: Counts) -> BackfillStatus:

@@ -81,7 +81,7 @@ def _type(element: object) -> DimensionType:
     return "date" if isinstance(element, date) else "string"
 
 
-def job_of(new: NewBackfill, asset_id: str, target: str, dimensions: Described, tenant: str | None) -> LocalJob:
+def job_of(new: NewBackfill, asset_id: str, target: str, dimensions: Described) -> LocalJob:
     """Return the job of a backfill that is queued already.
 
     Args:
@@ -89,7 +89,6 @@ def job_of(new: NewBackfill, asset_id: str, target: str, dimensions: Described, 
         asset_id: The asset's id.
         target: `module:name` of the function.
         dimensions: As `described` returns them.
-        tenant: The tenant's id, or None.
     """
     # Constructed, not validated: an asset's id such as daily_report is no name of a resource, and need not be one.
     spec = BackfillSpec.model_construct(
@@ -100,7 +99,7 @@ def job_of(new: NewBackfill, asset_id: str, target: str, dimensions: Described, 
     )
     request = Request(new.uid, new.namespace, new.name, spec, dict(new.spec), job_prefix(new.name, new.uid))
     work = Work(new.name, new.namespace, new.uid, asset_id, new.asset, dimensions, {})
-    return LocalJob(request, work, function_program(target), _no_plan, tenant, _python_path())
+    return LocalJob(request, work, function_program(target), _no_plan, _python_path())
 
 
 async def _no_plan() -> Plan:

@@ -55,7 +55,6 @@ class LocalJob:
     work: Work
     program: Program
     plan: Callable[[], Awaitable[Plan]]
-    tenant: str | None = None
     path: Sequence[str] = ()
 
 
@@ -84,16 +83,13 @@ class LocalMachine:
 
     def executor(self, job: LocalJob) -> Processes:
         """What runs the batches of a backfill."""
-        login = LocalLogin(
-            Logins(self._ledger.database), self._target, self._logins, lambda: secrets.token_urlsafe(24), job.tenant
-        )
+        login = LocalLogin(Logins(self._ledger.database), self._target, self._logins, lambda: secrets.token_urlsafe(24))
         return Processes(
             folder=self._folder(job.request.uid),
             program=job.program,
             work=job.work,
             login=login,
             around=surroundings(self._environment, sysconfig.get_path("scripts"), job.path),
-            tenant=job.tenant,
         )
 
     async def run(self, job: LocalJob, *, interrupts: Interrupts, show: Show) -> Standing:

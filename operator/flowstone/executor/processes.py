@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import subprocess
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -20,9 +19,10 @@ from pathlib import Path
 from flowstone.backfill.records import ClaimedBatch, OpenBatch
 from flowstone.errors import InvalidSpec
 from flowstone.executor.jobs import Work, contract_values
-from flowstone.executor.port import Blockage, Ended, Gone, Running, RunState, Sight, View
+from flowstone.executor.port import Blockage, Gone, Running, Sight, View
 from flowstone.executor.program import Program, resolved
 from flowstone.executor.run_folder import KEYS, RunFolder
+from flowstone.tenant.names import tenant_of_scope
 
 GLANCE = 0.03
 """Seconds between two glances at whether a run has ended."""
@@ -40,7 +40,6 @@ class Processes:
         work: What the backfill's batches have in common; its template is not used.
         login: See `Login`; called in a thread.
         around: What the processes inherit of this one's environment.
-        tenant: The tenant's id, or None for work without a tenant.
     """
 
     def __init__(
@@ -51,15 +50,12 @@ class Processes:
         work: Work,
         login: Login,
         around: Mapping[str, str],
-        tenant: str | None = None,
     ) -> None:
         self._folder = folder
         self._program = program
         self._work = work
         self._login = login
         self._around = around
-        self._tenant = tenant
-        self._own: dict[str, subprocess.Popen[bytes]] = {}
         self._running: set[str] = set()
 
     # -- the port -----------------------------------------------------------------------------------------------------
@@ -81,10 +77,9 @@ class Processes:
     async def launch(self, batch: ClaimedBatch) -> str | Blockage:
         """Start the batch's process, unless it was started before."""
         run = self._run(batch.job_name)
-        if not run.has_started and not run.is_over and not self._is_starting(batch.job_name):
-            variables = await asyncio.to_thread(self._login, batch.scope)
+        if not run.has_started:
             try:
-                self._own[batch.job_name] = self._start(run, batch, variables)
+                await asyncio.to_thread(self._start, run, batch)
             except OSError as error:
                 return Blockage("CreateFailed", f"the process cannot be started: {error}")
         self._running.add(batch.job_name)
@@ -98,11 +93,11 @@ class Processes:
     async def tidy(self, unwanted: Collection[str]) -> None:
         """Remove folders; a process that still runs is stopped first, and its folder goes with the next look."""
         for name in unwanted:
-            if isinstance(self._state(name), Running):
-                self._run(name).stop()
+            run = self._run(name)
+            if isinstance(run.state(), Running):
+                run.stop()
             else:
-                self._run(name).remove()
-                self._own.pop(name, None)
+                run.remove()
         if not self._names() and self._folder.is_dir():
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -122,38 +117,24 @@ class Processes:
     # -- folders ------------------------------------------------------------------------------------------------------
 
     def _view(self, batch: OpenBatch) -> View:
-        state = self._state(batch.job_name)
+        run = self._run(batch.job_name)
+        state = run.state()
         if state is not None:
             return View(batch, state, launched=True, uid=self._uid(batch.job_name))
-        if batch.job_uid is None or self._run(batch.job_name).exists:
+        if batch.job_uid is None or run.exists:
             return View(batch, Running(), launched=False)
         return View(batch, Gone(), launched=True)
 
-    def _state(self, name: str) -> RunState | None:
-        """How a run goes; None when there is none that is started or about to."""
-        run, own = self._run(name), self._own.get(name)
-        code = own.poll() if own else None  # also takes the ended supervisor off the system's table
-        state = run.state()
-        if own is None or state is not None:
-            return state
-        if code is None:
-            return Running()
-        return run.state() or Ended(succeeded=False, exit_code=code, reason="SupervisorFailed", message=run.tail())
-
-    def _is_starting(self, name: str) -> bool:
-        return name in self._own and self._own[name].poll() is None
-
-    def _is_over(self, name: str) -> bool:
-        return self._run(name).is_over or (name in self._own and self._own[name].poll() is not None)
-
     def _any_over(self) -> bool:
-        return any(map(self._is_over, self._running))
+        return any(self._run(name).is_over for name in self._running)
 
-    def _start(self, run: RunFolder, batch: ClaimedBatch, login: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def _start(self, run: RunFolder, batch: ClaimedBatch) -> None:
+        login = self._login(batch.scope)
         run.write_keys(batch.partitions)
-        contract = contract_values(batch, self._work, partitions_file=str(run.path / KEYS), tenant=self._tenant)
+        tenant = tenant_of_scope(batch.scope)
+        contract = contract_values(batch, self._work, partitions_file=str(run.path / KEYS), tenant=tenant)
         words, environment = resolved(self._program, {**contract, **login}, self._around)
-        return run.start(words, environment, self._working_folder(), self._program.grace)
+        run.start(words, environment, self._working_folder(), self._program.grace)
 
     def _working_folder(self) -> str | None:
         folder = self._program.folder

@@ -41,7 +41,7 @@ class RunFolder:
 
     @property
     def has_started(self) -> bool:
-        """Whether its command was started, or is about to be; then nobody starts it again."""
+        """Whether it was started, or is about to be; then nobody starts it again."""
         return self._has("started") or self._is_locked("supervisor")
 
     @property
@@ -56,16 +56,14 @@ class RunFolder:
         new.write_text("\n".join(keys) + "\n", encoding="utf-8")
         return new.rename(self.path / KEYS)
 
-    def start(
-        self, words: Sequence[str], environment: Mapping[str, str], folder: str | None, grace: float
-    ) -> subprocess.Popen[bytes]:
+    def start(self, words: Sequence[str], environment: Mapping[str, str], folder: str | None, grace: float) -> None:
         """Start the supervisor, in a session of its own, so that a terminal's Ctrl-C does not reach it.
 
         Raises:
             OSError: It could not be started.
         """
         with (self.path / LOG).open("ab") as log:
-            return subprocess.Popen(
+            done = subprocess.run(
                 [sys.executable, "-I", "-S", supervisor.__file__, self.path, str(grace), "--", *words],
                 env=dict(environment),
                 cwd=folder,
@@ -73,10 +71,13 @@ class RunFolder:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                check=False,
             )
+        if done.returncode != 0:
+            raise OSError(f"its supervisor ended with {done.returncode}: {self.tail()}")
 
     def state(self) -> RunState | None:
-        """How the run goes; None when its command was never started and no supervisor is there to do it."""
+        """How the run goes; None when it was never started."""
         if (ended := self._ended()) is not None:
             return ended
         if self._is_locked("supervisor") or self._is_locked("worker"):
@@ -95,7 +96,7 @@ class RunFolder:
     def _signal(self) -> None:
         """SIGTERM to the supervisor; without one the command's own group is killed, since nobody would do it later."""
         if self._is_locked("supervisor"):
-            if (pid := self._pid("supervisor")) and self._has("started"):
+            if pid := self._pid("supervisor"):
                 _quietly(os.kill, pid, signal.SIGTERM)
         elif self._is_locked("worker") and (pid := self._pid("worker")):
             _quietly(os.killpg, pid, signal.SIGKILL)

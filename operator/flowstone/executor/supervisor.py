@@ -1,7 +1,8 @@
 """What stands between FlowStone and a batch's process on this machine: starts it, ends it, writes down how it ended.
 
-Run as `python -I -S supervisor.py FOLDER GRACE -- command ...`, so it imports the standard library alone. It outlives
-whoever started it: a restarted parent learns from the folder how things stand. In the folder it keeps
+Run as `python -I -S supervisor.py FOLDER GRACE -- command ...`, so it imports the standard library alone. That returns
+as soon as the supervisor, a process of its own, has taken over. It outlives whoever started it: a restarted parent
+learns from the folder how things stand. In the folder it keeps
 
     supervisor   locked while this process lives; holds its pid
     worker       locked while the command lives, since it inherits the lock; holds its pid
@@ -47,25 +48,37 @@ class Supervisor:
         self._stopped = False
 
     def run(self) -> None:
-        """Start the command unless it was started before, wait for its end, and write down how it ended."""
+        """Start the command unless it was started before; returns in whoever called, and never in the supervisor.
+
+        When this returns, the lock is held and `started` is there; so there is no moment at which a run is neither
+        started nor not. The supervisor goes on as an orphan: nobody has to wait for it.
+        """
         own = _locked(self._folder / "supervisor", inheritable=False)
         if own is None or (self._folder / "started").exists():
             return
-        os.write(own, str(os.getpid()).encode())
+        (self._folder / "started").touch()
+        if os.fork() == 0:
+            try:
+                self._supervise(own)
+            finally:
+                os._exit(0)
+
+    def _supervise(self, own: int) -> None:
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGALRM, self._kill)
-        (self._folder / "started").touch()
-        # In this order: who asks for a stop makes the file first and then looks for `started`.
+        os.write(own, str(os.getpid()).encode())
+        # In this order: who asks for a stop makes the file first and then looks for the pid.
         if (self._folder / "stop").exists():
             self._write(128 + signal.SIGTERM, "Stopped", stopped=True)
-            return
-        self._work()
+        else:
+            self._work()
 
     def _work(self) -> None:
         _adopt_orphans()
         lock = _locked(self._folder / "worker", inheritable=True)
         if lock is None:
-            raise SystemExit("the lock of a command that was never started is held")
+            print("the lock of a command that was never started is held", flush=True)
+            return
         try:
             self._worker = subprocess.Popen(self._command, process_group=0, pass_fds=[lock])
         except (OSError, ValueError) as error:

@@ -7,21 +7,25 @@ know it, somebody else runs that tenant's work, and nothing is changed.
 
 from __future__ import annotations
 
+import fcntl
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from flowstone.db.endpoint import place_of
-from flowstone.db.logins import Login, Logins
+from flowstone.db.logins import Login, Logins, try_login
 from flowstone.db.passwords import scram_verifier
-from flowstone.errors import LedgerRefused
+from flowstone.errors import LedgerBusy, LedgerRefused
+from flowstone.tenant.names import tenant_of_scope
 
 _KEPT = {"hostaddr": "PGHOSTADDR", "sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT"}
 """Parameters of a connection string that a worker needs too, besides host, port and database."""
+
+_PLACE = {"host": "PGHOST", "port": "PGPORT", "dbname": "PGDATABASE"}
+_KEYWORDS = {**_PLACE, **_KEPT, "user": "PGUSER", "password": "PGPASSWORD"}
 
 
 class LocalLogin:
@@ -32,7 +36,6 @@ class LocalLogin:
         target: The workers' way to the ledger, as libpq's variables without login and password.
         folder: Where passwords are kept, one file (0600) per role.
         new_password: Draws a password.
-        tenant: The tenant's id, or None for work without a tenant.
     """
 
     def __init__(
@@ -41,13 +44,11 @@ class LocalLogin:
         target: Mapping[str, str],
         folder: Path,
         new_password: Callable[[], str],
-        tenant: str | None = None,
     ) -> None:
         self._logins = logins
         self._target = target
         self._folder = folder
         self._new_password = new_password
-        self._tenant = tenant
         self._known: dict[str, dict[str, str]] = {}
         self._lock = threading.Lock()
 
@@ -63,41 +64,52 @@ class LocalLogin:
             return self._known[scope]
 
     def _made(self, scope: str) -> dict[str, str]:
-        login = self._ensured(scope)
-        password = self._password(login)
-        self._logins.set_password(login.role_name, scram_verifier(password))
-        return {**self._target, "PGUSER": login.role_name, "PGPASSWORD": password}
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (self._folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # Postgres refuses two changes of one role at the same time
+            login = self._ensured(scope)
+            password = self._password(login)
+            variables = {**self._target, "PGUSER": login.role_name, "PGPASSWORD": password}
+            if not (login.can_login and try_login(_conninfo(variables))):
+                self._logins.set_password(login.role_name, scram_verifier(password))
+        return variables
 
     def _ensured(self, scope: str) -> Login:
-        if self._tenant is None:
+        try:
+            return self._ensured_once(scope)
+        except LedgerBusy:  # another process made it just now
+            return self._ensured_once(scope)
+
+    def _ensured_once(self, scope: str) -> Login:
+        tenant = tenant_of_scope(scope)
+        if tenant is None:
             return self._logins.ensure(scope, "ns", slot="b")
-        return self._logins.ensure(scope, "tn", self._tenant)
+        return self._logins.ensure(scope, "tn", tenant)
 
     def _password(self, login: Login) -> str:
         file = self._folder / login.role_name
         if file.exists():
             return file.read_text()
-        if self._tenant is not None and login.can_login:
+        if login.can_login and tenant_of_scope(login.scope) is not None:
             raise LedgerRefused(
                 "the tenant's login is used by an operator or another machine: run this backfill there, or give this "
                 "machine a ledger of its own"
             )
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return _written(file, self._new_password())
 
 
 def _written(file: Path, password: str) -> str:
-    """Keep a password in a new private file, whole or not at all; where another process was faster, its counts."""
-    descriptor, name = tempfile.mkstemp(dir=file.parent)  # mkstemp makes it 0600
-    try:
-        with os.fdopen(descriptor, "w") as opened:
-            opened.write(password)
-        os.link(name, file)
-    except FileExistsError:
-        return file.read_text()
-    finally:
-        os.unlink(name)
+    """Keep a password in a new private file, whole or not at all."""
+    new = file.with_suffix(".new")
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as opened:
+        opened.write(password)
+    new.rename(file)
     return password
+
+
+def _conninfo(variables: Mapping[str, str]) -> str:
+    words = {keyword: variables[name] for keyword, name in _KEYWORDS.items() if name in variables}
+    return make_conninfo(**words)
 
 
 def target_of(conninfo: str) -> dict[str, str]:
