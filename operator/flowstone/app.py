@@ -21,14 +21,20 @@ from flowstone.backfill.asset_reconcile import AssetReconciler, is_finished
 from flowstone.backfill.edges.assets import Assets
 from flowstone.backfill.edges.namespace_login import NamespaceLogin
 from flowstone.backfill.edges.reporter import Reporter
-from flowstone.backfill.engine import Limits, Tools
+from flowstone.backfill.edges.tenants import Tenants
 from flowstone.backfill.reconcile import BackfillReconciler, Environment
+from flowstone.backfill.request import Limits, Tools
 from flowstone.backfill.secret import Endpoint
 from flowstone.controller.queue import WorkQueue, run_workers
+from flowstone.db.bootstrap import hardened
 from flowstone.db.endpoint import place_of
 from flowstone.db.ledger import Ledger
 from flowstone.db.logins import Logins
+from flowstone.db.tenant_catalogue import TenantCatalogue
+from flowstone.db.tenant_purge import TenantPurge
+from flowstone.db.tenant_steps import TenantSteps
 from flowstone.errors import FlowStoneError, LedgerError
+from flowstone.guard import Guards
 from flowstone.handlers import watch
 from flowstone.handlers.health import serve
 from flowstone.handlers.watch import Key
@@ -36,6 +42,8 @@ from flowstone.kube.client import Kube
 from flowstone.kube.paths import core, custom
 from flowstone.settings import OperatorSettings
 from flowstone.telemetry import Health, Logger, Metrics, configure_logging
+from flowstone.tenant.reconcile import TenantEnvironment, TenantReconciler
+from flowstone.tenant.verdicts import Verdicts
 
 KOPF_SETTLED = 30.0
 """Seconds after which a watch that was started again counts as healthy."""
@@ -125,6 +133,14 @@ class Operator:
 
     def _compose(self) -> dict[str, Reconcile]:
         assets = Assets(self._kube, self._settings)
+        tenants = Tenants(
+            self._kube,
+            self._ledger,
+            Guards.installed(),
+            cluster=self._cluster,
+            clock=time.monotonic,
+            enabled=self._settings.tenants,
+        )
         environment = Environment(
             kube=self._kube,
             tools=self._tools(),
@@ -132,6 +148,7 @@ class Operator:
                 self._kube, Logins(self._ledger.database), self._endpoint(), lambda: secrets.token_urlsafe(24)
             ),
             assets=assets,
+            tenants=tenants,
             reporter=Reporter(self._kube, self._log, now=_now, clock=time.monotonic, instance=self._settings.pod_name),
             now=_now,
         )
@@ -140,7 +157,29 @@ class Operator:
             "Asset": AssetReconciler(
                 self._kube, assets, lambda namespace, name: self._queue.add(Key("Backfill", namespace, name)), _now
             ),
+            "Tenant": TenantReconciler(self._tenant_environment()),
         }
+
+    def _tenant_environment(self) -> TenantEnvironment:
+        database = self._ledger.database
+        logins = Logins(database)
+        return TenantEnvironment(
+            kube=self._kube,
+            ledger=self._ledger,
+            catalogue=TenantCatalogue(database, self._cluster),
+            steps=TenantSteps(database, logins, self._cluster),
+            purge=TenantPurge(database, logins, self._cluster),
+            cluster=self._cluster,
+            owner=self._owner,
+            login_conninfo=self._settings.database_url,
+            endpoint=self._endpoint(),
+            verdicts=Verdicts(lambda: hardened(database), lambda: None, clock=time.monotonic),
+            new_password=lambda: secrets.token_urlsafe(24),
+            now=_now,
+            log=self._log,
+            resync=self._settings.resync_seconds,
+            lease_seconds=self._settings.lease_seconds,
+        )
 
     def _tools(self) -> Tools:
         limits = Limits(
@@ -192,7 +231,7 @@ class Operator:
 
     async def _watch(self) -> None:
         """Keep Kopf running; when it gives up, /readyz says why and the sweep alone keeps things going."""
-        handlers = watch.registry(self._queue.add)
+        handlers = watch.registry(self._queue.add, tenants=self._settings.tenants)
         while True:
             ready = asyncio.Event()
             report = asyncio.create_task(self._report_ready(ready))
@@ -236,6 +275,8 @@ class Operator:
         for backfill in found:
             if not is_finished(backfill):
                 self._queue.add(Key("Backfill", backfill["metadata"]["namespace"], backfill["metadata"]["name"]))
+        for tenant in await self._kube.list(custom("tenants")) if self._settings.tenants else ():
+            self._queue.add(Key("Tenant", "", tenant["metadata"]["name"]))
         await self._close_orphans({backfill["metadata"]["uid"] for backfill in found})
         await self._prune()
 

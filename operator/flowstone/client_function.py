@@ -12,10 +12,10 @@ from datetime import date, datetime
 from typing import Any
 
 from flowstone.api.backfill import BackfillSpec
-from flowstone.backfill.engine import Request
 from flowstone.backfill.local import Interrupts, Pass
 from flowstone.backfill.plan import Plan
 from flowstone.backfill.records import NewBackfill
+from flowstone.backfill.request import Request
 from flowstone.backfill.standing import Standing
 from flowstone.errors import InvalidPartition, InvalidSpec, LedgerRefused
 from flowstone.executor.jobs import Work, job_prefix

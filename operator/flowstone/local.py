@@ -20,9 +20,10 @@ from pathlib import Path
 import structlog
 
 from flowstone.backfill.edges.local_login import LocalLogin, target_of
-from flowstone.backfill.engine import Limits, Request, Tools, in_thread
+from flowstone.backfill.engine import in_thread
 from flowstone.backfill.local import Interrupts, LocalRun, Show, alone
 from flowstone.backfill.plan import Plan
+from flowstone.backfill.request import Limits, Request, Tools
 from flowstone.backfill.standing import Standing
 from flowstone.db.embedded import default_folder
 from flowstone.db.ledger import Ledger

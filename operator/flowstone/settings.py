@@ -37,6 +37,9 @@ class OperatorSettings(BaseSettings):
     watch_namespaces: Names = ()
     """Namespaces to serve; empty means all."""
 
+    tenants: bool = True
+    """Whether Tenants are provisioned; it takes the right to read and write Secrets in their namespaces."""
+
     history_days: int = Field(default=90, ge=1)
     """Days that the rows of finished backfills are kept; what is materialized is remembered for ever."""
 

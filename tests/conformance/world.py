@@ -13,9 +13,10 @@ from typing import Any, Protocol
 import structlog
 
 from flowstone.api.parse import AssetResource, parse_asset, parse_backfill
-from flowstone.backfill.engine import Engine, Limits, Progress, Request, Tools
+from flowstone.backfill.engine import Engine
 from flowstone.backfill.plan import Plan, make_plan
 from flowstone.backfill.records import ClaimedBatch, ClaimRequest
+from flowstone.backfill.request import Limits, Progress, Request, Tools
 from flowstone.backfill.standing import Standing
 from flowstone.db.ledger import Ledger
 from flowstone.executor.jobs import job_prefix

@@ -14,16 +14,22 @@ from typing import Any
 import structlog
 
 from flowstone.api.backfill import BackfillSpec
-from flowstone.api.parse import parse_backfill
-from flowstone.backfill.engine import Engine, Limits, Progress, Request, Tools
-from flowstone.backfill.plan import Plan
+from flowstone.api.parse import parse_asset, parse_backfill
+from flowstone.backfill.engine import Engine
+from flowstone.backfill.plan import Plan, make_plan
 from flowstone.backfill.records import ClaimedBatch, OpenBatch
+from flowstone.backfill.request import Limits, Progress, Request, Tools
 from flowstone.backfill.standing import Standing
 from flowstone.db.ledger import Ledger
 from flowstone.executor.port import Blockage, Ended, Gone, Running, RunState, Sight, View
-from flowstone.partition import Dimension, explicit
 from flowstone.telemetry import Metrics
-from tests.postgres.conftest import CLUSTER, SCOPE, Place
+from tests.postgres.conftest import Place
+
+METADATA = {"name": "daily", "namespace": "analytics", "uid": "u"}
+ASSET = {
+    "partitionedBy": [{"name": "key", "type": "string"}],
+    "template": {"spec": {"containers": [{"name": "main", "image": "none"}]}},
+}
 
 
 class DiedError(Exception):
@@ -156,13 +162,13 @@ class Story:
     def _engine(self) -> Engine:
         parsed = parsed_spec(self.spec)
         request = Request(self.uid, "analytics", "b", parsed, self.spec, f"b-{self.uid[:8]}-")
-        limits = Limits(owner=self.owner, cluster=CLUSTER, resync_seconds=60)
+        limits = Limits(owner=self.owner, cluster=self.ledger.cluster, resync_seconds=60)
         log = structlog.get_logger()
         tools = Tools(self.ledger, limits, Metrics(), log, lambda: datetime.now(UTC), lambda: 0.0)
 
         async def plan() -> Plan:
-            keys = explicit((Dimension("key", "string"),), self.keys)
-            return Plan(SCOPE, f"{CLUSTER}/analytics/daily", keys, parsed.select)
+            wanted = parse_backfill({"metadata": METADATA, "spec": {"asset": "daily", **self.spec, "keys": self.keys}})
+            return make_plan(self.ledger.cluster, wanted, parse_asset({"metadata": METADATA, "spec": ASSET}))
 
         return Engine(tools, request, self.executor, plan, self.progress)
 

@@ -13,8 +13,12 @@ from flowstone.api.rules import Rule, frozen, frozen_scalar, validations
 from flowstone.api.span import Range
 from flowstone.api.text import DimensionName, Identifier, KeyText
 
-DimensionType = Literal["date", "datetime", "string"]
+DimensionType = Literal["date", "datetime", "string", "tenant"]
+Tier = Literal["basic", "standard", "premium", "enterprise"]
 Unit = Literal["hour", "day", "week", "month", "quarter", "year"]
+
+TENANT_MARK = "{tenant}"
+"""What stands for the tenant's id in a storage location."""
 
 MAX_DIMENSIONS = 8
 """Dimensions of a key at most; more would pass what the API server allows rules on excluded ranges to cost."""
@@ -23,7 +27,12 @@ MAX_VALUES = 10_000
 """Values in one list at most; more belong into a range, or into several Backfills."""
 
 _NEW_ASSET = "the keys of recorded partitions depend on it; create another Asset"
-_NO_TIME = "a string dimension has no unit, timezone or range: remove it, or use type date or datetime"
+_NO_TIME = "only a dimension of time has unit, timezone or range: remove it, or use type date or datetime"
+_NO_VALUES = "a tenant dimension's values are the Tenants of the namespace: remove values"
+_ONE_TENANT = "two dimensions are of type tenant, and a row belongs to one: make one of them a string"
+_SEPARATE = (
+    "write {tenant} into bucket, schema or table, or as a segment of prefix, so that no two tenants share a place"
+)
 _ONE_SOURCE = "values and range are both set: keep one of them"
 _NO_HOURS = "a date has no hours: write day, week, month, quarter or year, or use type datetime"
 
@@ -38,10 +47,11 @@ class DimensionSpec(Model):
             frozen_scalar("timezone", _NEW_ASSET),
             Rule("!(has(self.values) && has(self.range))", _ONE_SOURCE, field=".range"),
             Rule(
-                "self.type != 'string' || !(has(self.unit) || has(self.timezone) || has(self.range))",
+                "!(self.type in ['string', 'tenant']) || !(has(self.unit) || has(self.timezone) || has(self.range))",
                 _NO_TIME,
                 f"'dimension \"' + self.name + '\": {_NO_TIME}'",
             ),
+            Rule("self.type != 'tenant' || !has(self.values)", _NO_VALUES.replace("'", "\\'"), field=".values"),
             Rule("self.type != 'date' || !has(self.unit) || self.unit != 'hour'", _NO_HOURS, field=".unit"),
         )
     )
@@ -50,7 +60,8 @@ class DimensionSpec(Model):
     """The dimension's name; a Backfill's `partitions` and the worker's parameters are called by it. Immutable."""
 
     type: DimensionType
-    """What a value is: a calendar day (date), an instant (datetime) or a text (string). Immutable."""
+    """What a value is: a calendar day (date), an instant (datetime), a text (string), or the id of a Tenant that the
+    namespace may use (tenant); the rows of a tenant's partitions are that tenant's alone. Immutable."""
 
     unit: Unit | None = None
     """How long one partition of a time dimension is; unset means day for date and hour for datetime. Immutable."""
@@ -68,7 +79,9 @@ class DimensionSpec(Model):
     def _fits_together(self) -> DimensionSpec:
         if self.values is not None and self.range is not None:
             raise refusal("range", "set", _ONE_SOURCE)
-        if self.type == "string" and (self.unit or self.timezone or self.range):
+        if self.type == "tenant" and self.values is not None:
+            raise refusal("values", f"{len(self.values)} values", _NO_VALUES)
+        if self.type in ("string", "tenant") and (self.unit or self.timezone or self.range):
             raise refusal("", self.name, f'dimension "{self.name}": {_NO_TIME}')
         if self.type == "date" and self.unit == "hour":
             raise refusal("unit", self.unit, _NO_HOURS)
@@ -122,6 +135,36 @@ Dimensions = Annotated[
 ]
 
 
+Place = Annotated[str, Field(min_length=1, max_length=512)]
+
+
+class Storage(Model):
+    """Where the result lives; `{tenant}` stands for the tenant's id."""
+
+    bucket: Place | None = None
+    """Bucket of an object store; workers find it in FLOWSTONE_STORAGE_BUCKET."""
+
+    prefix: Place | None = None
+    """Path in the bucket or of a folder, `{tenant}` as a whole segment of it; FLOWSTONE_STORAGE_PREFIX."""
+
+    schema_name: Place | None = Field(None, alias="schema")
+    """Schema of a database; FLOWSTONE_STORAGE_SCHEMA."""
+
+    table: Place | None = None
+    """Table of a database; FLOWSTONE_STORAGE_TABLE."""
+
+    @property
+    def shared(self) -> str | None:
+        """Why two tenants would meet in this place, or None.
+
+        A prefix counts only when `{tenant}` is a whole segment: with ids `a` and `ab`, `data-{tenant}` would put the
+        one's objects below the other's.
+        """
+        exact = (self.bucket, self.schema_name, self.table)
+        apart = any(part is not None and TENANT_MARK in part for part in exact)
+        return None if apart or TENANT_MARK in (self.prefix or "").split("/") else _SEPARATE
+
+
 class AssetSpec(Model):
     """What the asset is, and how one of its partitions is computed."""
 
@@ -135,6 +178,26 @@ class AssetSpec(Model):
 
     template: PodTemplate
     """The pod that works off a batch of partitions. An edit holds for batches handed out later."""
+
+    required_tier: Tier | None = None
+    """The lowest tier of tenant that may have this asset; unset means any tenant, and work without a tenant."""
+
+    storage: Storage | None = None
+    """Where the result lives. For an asset with a tenant dimension one of its parts must contain `{tenant}`."""
+
+    @property
+    def tenant_dimension(self) -> int | None:
+        """Position of the tenant dimension in a key, or None."""
+        return next((place for place, one in enumerate(self.partitioned_by) if one.type == "tenant"), None)
+
+    @model_validator(mode="after")
+    def _tenants_apart(self) -> AssetSpec:
+        tenants = [one.name for one in self.partitioned_by if one.type == "tenant"]
+        if len(tenants) > 1:
+            raise refusal("partitionedBy", tenants[1], _ONE_TENANT)
+        if tenants and self.storage is not None and self.storage.shared:
+            raise refusal("storage", self.storage.to_dict(), self.storage.shared)
+        return self
 
     @model_validator(mode="after")
     def _names_differ(self) -> AssetSpec:

@@ -16,7 +16,7 @@ from flowstone.api.asset import MAX_DIMENSIONS, MAX_VALUES
 from flowstone.api.base import Model, refusal
 from flowstone.api.rules import Rule, frozen, frozen_scalar, validations
 from flowstone.api.span import SPAN_RULES, Span, check_span
-from flowstone.api.text import KeyText, ResourceName, StepText, TimeText
+from flowstone.api.text import Identifier, KeyText, ResourceName, StepText, TimeText
 
 MAX_RANGES = 1_000
 """Stretches that one dimension may leave out at most."""
@@ -140,6 +140,7 @@ class BackfillSpec(Model):
         "partitions",
         "excludeCombinations",
         "keys",
+        "tenant",
         "select",
     )
     """The fields that say what is asked for; they never change and make up `frozen_digest`."""
@@ -155,6 +156,7 @@ class BackfillSpec(Model):
             frozen("partitions", _NEW_BACKFILL),
             frozen("excludeCombinations", _NEW_BACKFILL),
             frozen("keys", _NEW_BACKFILL),
+            frozen("tenant", _NEW_BACKFILL),
             frozen_scalar("select", _NEW_BACKFILL),
             Rule("!(has(self.partitions) && has(self.keys))", _ONE_SET, field=".keys"),
             Rule("!(has(self.keys) && has(self.excludeCombinations))", _KEYS_EXCLUDE, field=".excludeCombinations"),
@@ -180,6 +182,9 @@ class BackfillSpec(Model):
     keys: Annotated[tuple[KeyText, ...], Field(min_length=1, max_length=MAX_VALUES)] | None = None
     """Serialized partition keys such as `UA|2013-01-01`, instead of `partitions`. Above about 200 KB of manifest only
     `kubectl apply --server-side` works. Immutable."""
+
+    tenant: Identifier | None = None
+    """Id of the Tenant whose rows these are, for an Asset without a tenant dimension. Immutable."""
 
     select: Literal["Missing", "All", "Failed"] = "Missing"
     """Which partitions of the set run: those without a success in the ledger (Missing), all, or those that failed in an

@@ -132,5 +132,5 @@ TENANT = Kind(
     ),
 )
 
-EXPORTED = (ASSET, BACKFILL)
+EXPORTED = (ASSET, BACKFILL, TENANT)
 """The kinds that have a CRD: those whose reconcile exists. Tenant joins them with it."""

@@ -48,8 +48,11 @@ def declared(asset: AssetSpec) -> dict[str, Values]:
     return {name: values for name, values in found.items() if values is not None}
 
 
-def partition_set(asset: AssetSpec, spec: BackfillSpec) -> PartitionSet:
+def partition_set(asset: AssetSpec, spec: BackfillSpec, tenants: Sequence[str] = ()) -> PartitionSet:
     """Return the partitions that a Backfill asks for, ascending; lazy, whatever their number.
+
+    Args:
+        tenants: Ids of the Tenants that the namespace may use: the declared values of a tenant dimension.
 
     Raises:
         InvalidSpec: An unknown dimension, values that are not declared, a value of another type, a range off its grid,
@@ -59,7 +62,7 @@ def partition_set(asset: AssetSpec, spec: BackfillSpec) -> PartitionSet:
         axes = dimensions(asset)
     if spec.keys is not None:
         return _listed(axes, spec.keys)
-    values = _all_values(asset, axes, spec)
+    values = _all_values(asset, axes, spec, tenants)
     with _refused("spec.partitions", _names(axes)):
         whole = product(axes, values)
     return _without_combinations(axes, values, spec) if spec.exclude_combinations else whole
@@ -67,7 +70,8 @@ def partition_set(asset: AssetSpec, spec: BackfillSpec) -> PartitionSet:
 
 def _dimension(place: int, one: DimensionSpec) -> Dimension:
     with _refused(f"spec.partitionedBy.{place}.timezone", one.timezone):
-        return Dimension(one.name, one.type, one.unit, one.timezone or "UTC")
+        kind = "string" if one.type == "tenant" else one.type
+        return Dimension(one.name, kind, one.unit, one.timezone or "UTC")
 
 
 def _declared(place: int, axis: Dimension, one: DimensionSpec) -> Values | None:
@@ -81,16 +85,18 @@ def _listed(axes: Sequence[Dimension], keys: Sequence[str]) -> PartitionSet:
     return _read("spec.keys", keys, lambda texts: explicit(axes, texts))
 
 
-def _all_values(asset: AssetSpec, axes: Sequence[Dimension], spec: BackfillSpec) -> list[Values]:
+def _all_values(
+    asset: AssetSpec, axes: Sequence[Dimension], spec: BackfillSpec, tenants: Sequence[str]
+) -> list[Values]:
     unknown = sorted(set(spec.partitions or {}) - {axis.name for axis in axes})
     if unknown:
         remedy = f"the Asset {spec.asset} has no dimension of this name; it has {_names(axes)}"
         raise InvalidSpec(f"spec.partitions.{unknown[0]}", unknown[0], remedy)
     pairs = zip(axes, asset.partitioned_by, strict=True)
-    return [_values(place, axis, one, spec) for place, (axis, one) in enumerate(pairs)]
+    return [_values(place, axis, one, spec, tenants) for place, (axis, one) in enumerate(pairs)]
 
 
-def _values(place: int, axis: Dimension, one: DimensionSpec, spec: BackfillSpec) -> Values:
+def _values(place: int, axis: Dimension, one: DimensionSpec, spec: BackfillSpec, tenants: Sequence[str]) -> Values:
     field = f"spec.partitions.{axis.name}"
     entry = (spec.partitions or {}).get(axis.name, DimensionValues())
     if entry.values is not None:
@@ -98,9 +104,18 @@ def _values(place: int, axis: Dimension, one: DimensionSpec, spec: BackfillSpec)
     elif entry.start is not None:
         span = Span(start=entry.start, through=entry.through, before=entry.before)
         values = _range(axis, span, entry.step, field)
+    elif one.type == "tenant":
+        values = _tenants(axis, tenants, field)
     else:
         values = _declared_values(place, axis, one, spec)
     return _without(axis, values, entry.exclude, f"{field}.exclude") if entry.exclude else values
+
+
+def _tenants(axis: Dimension, tenants: Sequence[str], field: str) -> Values:
+    if not tenants:
+        remedy = "no Tenant names this namespace in its spec.namespaces: create one, or list tenants here"
+        raise InvalidSpec(field, None, remedy)
+    return _list(axis, tenants, field)
 
 
 def _declared_values(place: int, axis: Dimension, one: DimensionSpec, spec: BackfillSpec) -> Values:

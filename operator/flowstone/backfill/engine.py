@@ -12,22 +12,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
-from flowstone.api.backfill import BackfillSpec
 from flowstone.backfill import outcome, steering
 from flowstone.backfill.plan import Plan
-from flowstone.backfill.records import BackfillRecord, ClaimedBatch, ClaimRequest, Counts, NewBackfill, OpenBatch
+from flowstone.backfill.records import (
+    BackfillRecord,
+    ClaimedBatch,
+    ClaimRequest,
+    Counts,
+    NewBackfill,
+    Skipped,
+)
+from flowstone.backfill.request import LeasedError, Progress, Request, Tools
 from flowstone.backfill.sizing import batch_size
 from flowstone.backfill.standing import Standing, judge
+from flowstone.backfill.tenancy import Admission
 from flowstone.controller.gather import each
-from flowstone.db.ledger import Ledger
 from flowstone.errors import LedgerBusy, LedgerUnavailable
 from flowstone.executor.port import Blockage, Executor, Gone, Running, View
-from flowstone.telemetry import Logger, Metrics
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,82 +45,14 @@ UNSTARTED = 5.0
 """Seconds until a batch that does not start, or a dependency that does not answer, is looked at again."""
 
 
-class LeasedError(Exception):
-    """Another replica has this backfill."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What holds for all backfills of this replica.
-
-    Attributes:
-        owner: This replica, as the owner of leases.
-        max_parallel: Open batches of all backfills together.
-        node_lost_seconds: How long a run may outlive its own end, on a machine that does not answer, before its
-            traces are taken away by force and its slot is free.
-    """
-
-    owner: str
-    cluster: str
-    max_parallel: int = 200
-    lease_seconds: float = 15
-    resync_seconds: float = 60
-    node_lost_seconds: float = 300
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What the engine works with; the composition root fills it.
-
-    Attributes:
-        jitter: A new number in 0..1 for each call.
-    """
-
-    ledger: Ledger
-    limits: Limits
-    metrics: Metrics
-    log: Logger
-    now: Callable[[], datetime]
-    jitter: Callable[[], float]
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A backfill as it is wanted.
-
-    Attributes:
-        raw: The spec as it was written.
-        run_prefix: Start of the runs' names.
-    """
-
-    uid: str
-    namespace: str
-    name: str
-    spec: BackfillSpec
-    raw: dict[str, Any]
-    run_prefix: str
-
-
-@dataclass(slots=True)
-class Progress:
-    """What a pass found out; it is filled as the pass goes, so that a pass that broke off still tells something.
-
-    Attributes:
-        pruned: Retention has taken rows away, so only the counts can still be told.
-        again: Seconds until the next pass; None when only an event makes one necessary.
-    """
-
-    counts: Counts | None = None
-    batches: Sequence[OpenBatch] = ()
-    blockage: Blockage | None = None
-    pruned: bool = False
-    again: float | None = None
-    notes: list[str] = field(default_factory=list)
-
-
 async def in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run a blocking call of the ledger beside the event loop."""
     return await asyncio.to_thread(call, *args, **kwargs)
+
+
+async def everybody() -> Admission:
+    """The admission of work without tenants."""
+    return Admission()
 
 
 class Engine:
@@ -122,6 +60,7 @@ class Engine:
 
     Args:
         plan: Makes the plan; called only while the backfill is not planned yet.
+        admit: Judges the tenants of the backfill, before every hand-out.
     """
 
     def __init__(
@@ -131,6 +70,7 @@ class Engine:
         executor: Executor,
         plan: Callable[[], Awaitable[Plan]],
         progress: Progress,
+        admit: Callable[[], Awaitable[Admission]] = everybody,
     ) -> None:
         self._tools = tools
         self._ledger = tools.ledger
@@ -140,6 +80,7 @@ class Engine:
         self._executor = executor
         self._make_plan = plan
         self._progress = progress
+        self._admit = admit
         self._log = tools.log.bind(namespace=request.namespace, name=request.name)
 
     async def advance(self) -> Standing:
@@ -207,7 +148,9 @@ class Engine:
         plan = await self._make_plan()
         await in_thread(self._ledger.register, self._new(plan))
         await self._lease()
-        write = partial(self._ledger.plan, total=plan.total, set_hash=plan.set_hash, select=plan.select)
+        write = partial(
+            self._ledger.plan, total=plan.total, set_hash=plan.set_hash, select=plan.select, skipped=plan.skipped
+        )
         await in_thread(write, self._uid, plan.rows())
         self._log.info("backfill_planned", total=plan.total)
         record = await in_thread(self._ledger.find, self._uid)
@@ -310,6 +253,9 @@ class Engine:
         return found
 
     async def _claim(self, digest: str) -> Sequence[ClaimedBatch]:
+        admission = await self._admit()
+        for scope, reason in admission.refused.items():
+            await in_thread(self._ledger.skip, self._uid, scope, reason)
         counts = await in_thread(self._ledger.counts, self._uid)
         if not counts.queued:
             return []
@@ -322,8 +268,12 @@ class Engine:
             select=spec.select,
             template_digest=digest,
             job_prefix=self._request.run_prefix,
+            tenant_limits=admission.limits,
         )
         claimed = await in_thread(self._ledger.claim, self._uid, request)
+        if admission.waiting and not claimed:
+            waiting = next(iter(admission.waiting.values()))
+            self._progress.blockage = self._progress.blockage or Blockage("TenantNotReady", waiting)
         self._tools.metrics.batches.labels("claimed").inc(len(claimed))
         return claimed
 
@@ -367,6 +317,7 @@ class Engine:
             over_budget=over_budget,
             blockage=self._progress.blockage,
             waited=_waited(seen, self._tools.now()),
+            skipped=await self._skipped(counts),
         )
         if standing.finished:
             await in_thread(self._ledger.finish, self._uid)
@@ -390,7 +341,14 @@ class Engine:
         self._progress.pruned = record.pruned
         counts = self._progress.counts = await in_thread(self._ledger.counts, self._uid)
         await self._tidy(set((await self._executor.look(())).runs))
-        return judge(counts, open_batches=0, cancelled=self._spec.cancel)
+        skipped = await self._skipped(counts)
+        return judge(counts, open_batches=0, cancelled=self._spec.cancel, skipped=skipped)
+
+    async def _skipped(self, counts: Counts) -> Sequence[Skipped]:
+        """Why partitions were skipped; looked up only for the last word."""
+        if counts.open or not counts.skipped:
+            return ()
+        return await in_thread(self._ledger.skipped, self._uid)
 
 
 def _waited(seen: Sequence[View], now: datetime) -> timedelta:

@@ -16,9 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from flowstone.backfill.engine import UNSTARTED, Engine, LeasedError, Progress, Request, Tools
+from flowstone.backfill.engine import UNSTARTED, Engine
 from flowstone.backfill.plan import Plan
 from flowstone.backfill.records import Counts, OpenBatch
+from flowstone.backfill.request import LeasedError, Progress, Request, Tools
 from flowstone.backfill.standing import Stand, Standing
 from flowstone.errors import LedgerBusy, LedgerUnavailable
 from flowstone.executor.processes import Processes

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from flowstone.api.parse import BackfillResource, parse_backfill
 from flowstone.backfill import status
@@ -13,10 +14,13 @@ from flowstone.backfill.edges.assets import Assets
 from flowstone.backfill.edges.job_executor import JobExecutor
 from flowstone.backfill.edges.namespace_login import NamespaceLogin
 from flowstone.backfill.edges.reporter import Reporter
-from flowstone.backfill.engine import UNSTARTED, Engine, LeasedError, Progress, Request, Tools, in_thread
+from flowstone.backfill.edges.tenants import Tenants
+from flowstone.backfill.engine import UNSTARTED, Engine, in_thread
 from flowstone.backfill.plan import Plan, make_plan
 from flowstone.backfill.records import Counts
+from flowstone.backfill.request import LeasedError, Progress, Request, Tools
 from flowstone.backfill.standing import Stand, Standing
+from flowstone.backfill.tenancy import Admission
 from flowstone.errors import (
     AssetNotFound,
     InvalidSpec,
@@ -25,6 +29,7 @@ from flowstone.errors import (
     LedgerRefused,
     LedgerUnavailable,
     SchemaNotCompatible,
+    TenantUnknown,
 )
 from flowstone.executor.delivery import delivery_of
 from flowstone.executor.jobs import job_prefix
@@ -45,6 +50,7 @@ class Environment:
     kube: Kube
     tools: Tools
     login: NamespaceLogin
+    tenants: Tenants
     assets: Assets
     reporter: Reporter
     now: Callable[[], datetime]
@@ -95,7 +101,7 @@ class _Reconcile:
             return self._env.tools.limits.lease_seconds / 2
         except LedgerBusy:
             return CONFLICT
-        except (InvalidSpec, AssetNotFound, KubernetesRefused, *_LEDGER_TROUBLE) as error:
+        except (InvalidSpec, AssetNotFound, TenantUnknown, KubernetesRefused, *_LEDGER_TROUBLE) as error:
             standing = self._trouble(error)
         return await self._report(standing)
 
@@ -104,6 +110,7 @@ class _Reconcile:
             kube=self._env.kube,
             assets=self._env.assets,
             login=self._env.login,
+            tenants=self._env.tenants,
             backfill=backfill,
             cluster=self._env.tools.limits.cluster,
             now=self._env.now,
@@ -121,10 +128,18 @@ class _Reconcile:
         async def plan() -> Plan:
             asset = await executor.asset()
             await self._env.assets.check(asset)
-            return await in_thread(make_plan, self._env.tools.limits.cluster, backfill, asset)
+            admission = await self._env.tenants.at_planning(backfill, asset)
+            usable = (
+                await self._env.tenants.usable(backfill.namespace) if asset.spec.tenant_dimension is not None else ()
+            )
+            make = partial(make_plan, tenants=usable, skipped=admission.refused)
+            return await in_thread(make, self._env.tools.limits.cluster, backfill, asset)
+
+        async def admit() -> Admission:
+            return await self._env.tenants.at_hand_out(backfill, executor.known_asset or await executor.asset())
 
         try:
-            return await Engine(self._env.tools, request, executor, plan, self._progress).advance()
+            return await Engine(self._env.tools, request, executor, plan, self._progress, admit).advance()
         finally:
             if executor.known_asset is not None:
                 self._delivery = delivery_of(executor.known_asset.spec.template)
@@ -135,6 +150,9 @@ class _Reconcile:
                 return Standing(Stand.INVALID, "InvalidSpec", str(error))
             case AssetNotFound():
                 return Standing(Stand.ASSET_MISSING, "AssetNotFound", str(error))
+            case TenantUnknown():
+                self._progress.again = UNSTARTED
+                return Standing(Stand.ASSET_MISSING, "TenantNotFound", f"spec: {error}")
             case KubernetesRefused(status=403):
                 reason, message = "RBAC", error.message
             case KubernetesRefused():

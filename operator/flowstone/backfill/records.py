@@ -15,6 +15,9 @@ State = Literal["queued", "running", "succeeded", "failed", "skipped", "cancelle
 Select = Literal["Missing", "All", "Failed"]
 Order = Literal["Ascending", "Descending"]
 
+REFUSED = "tenant "
+"""How the reason of a row begins that was skipped because its tenant was refused."""
+
 SUSPECT = "Suspect"
 """Reason on a queued row: its batch died while it was being worked on, so it is handed out alone."""
 
@@ -213,6 +216,19 @@ class Failure:
     error: str
     job: str
     attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """How many partitions were skipped for one reason."""
+
+    reason: str
+    count: int
+
+    @property
+    def refused(self) -> bool:
+        """Whether a tenant was refused, which is no success."""
+        return self.reason.startswith(REFUSED)
 
 
 @dataclass(frozen=True, slots=True)

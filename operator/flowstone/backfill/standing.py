@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from typing import Literal
 
-from flowstone.backfill.records import Counts
+from flowstone.backfill.records import Counts, Skipped
 from flowstone.executor.port import Blockage
 
 
@@ -57,6 +58,7 @@ def judge(
     over_budget: str = "",
     blockage: Blockage | None = None,
     waited: timedelta = timedelta(0),
+    skipped: Sequence[Skipped] = (),
 ) -> Standing:
     """The standing of a planned backfill whose spec is valid.
 
@@ -65,9 +67,10 @@ def judge(
         over_budget: Why the failure budget is passed, "" when it is not.
         blockage: Why an open batch does not start, if one does not.
         waited: How long the oldest batch that has not started has been open.
+        skipped: Why partitions were skipped.
     """
     if counts.open == 0 and open_batches == 0:
-        return _finished(counts, cancelled=cancelled)
+        return _finished(counts, skipped, cancelled=cancelled)
     if cancelled:
         return Standing(Stand.RUNNING, "Cancelling", f"waiting for {open_batches} batches to stop")
     if over_budget:
@@ -84,14 +87,18 @@ def judge(
     return Standing(Stand.RUNNING, "Running", message)
 
 
-def _finished(counts: Counts, *, cancelled: bool) -> Standing:
+def _finished(counts: Counts, skipped: Sequence[Skipped], *, cancelled: bool) -> Standing:
+    why = "".join(f"; {one.count} skipped: {one.reason}" for one in skipped)
     if counts.cancelled or (cancelled and counts.succeeded + counts.skipped < counts.total):
-        return Standing(Stand.CANCELLED, "Cancelled", f"cancelled: {tally(counts)}")
-    if counts.failed == 0:
-        return Standing(Stand.SUCCEEDED, "Succeeded", f"all done: {tally(counts)}")
+        return Standing(Stand.CANCELLED, "Cancelled", f"cancelled: {tally(counts)}{why}")
+    if counts.failed == 0 and not any(one.refused for one in skipped):
+        return Standing(Stand.SUCCEEDED, "Succeeded", f"all done: {tally(counts)}{why}")
+    if counts.failed == 0:  # what was asked for is not there, so it is no success
+        stand = Stand.PARTLY_FAILED if counts.succeeded else Stand.FAILED
+        return Standing(stand, "TenantRefused", f"{tally(counts)}{why}")
     stand = Stand.PARTLY_FAILED if counts.succeeded + counts.skipped else Stand.FAILED
     remedy = "see status.failures; set spec.retryFailed to a new value to try them again"
-    return Standing(stand, str(stand), f"{tally(counts)}; {remedy}")
+    return Standing(stand, str(stand), f"{tally(counts)}{why}; {remedy}")
 
 
 def tally(counts: Counts) -> str:

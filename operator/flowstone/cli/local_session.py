@@ -19,10 +19,11 @@ from flowstone.api.base import API_VERSION
 from flowstone.api.parse import AssetResource, BackfillResource, parse_asset, parse_backfill
 from flowstone.api.partitions import described
 from flowstone.backfill import status
-from flowstone.backfill.engine import Request, in_thread
+from flowstone.backfill.engine import in_thread
 from flowstone.backfill.local import Interrupts, Pass
 from flowstone.backfill.plan import Plan, asset_identity, make_plan
 from flowstone.backfill.records import Counts
+from flowstone.backfill.request import Request
 from flowstone.cli.exits import Exit, of_backfill
 from flowstone.cli.manifests import Request as Manifests
 from flowstone.cli.watching import Show, picture

@@ -42,6 +42,7 @@ from flowstone.backfill.records import (
     Row,
     RowChange,
     Select,
+    Skipped,
     State,
 )
 from flowstone.db import claiming, holders, planning, reading, registry, retention, schema, settling, steering
@@ -249,6 +250,11 @@ class Ledger:
         with self.database.transaction(LONG_SECONDS) as tx:
             return settling.cancel(tx, uid)
 
+    def skip(self, uid: str, scope: str, reason: str) -> int:
+        """Skip the queued rows of one scope, with the reason; returns how many there were."""
+        with self.database.transaction(LONG_SECONDS) as tx:
+            return settling.skip(tx, uid, scope, reason)
+
     def close_orphan(self, uid: str) -> None:
         """End a backfill whose resource is gone: rows cancelled, batches closed, history kept."""
         with self.database.transaction(LONG_SECONDS) as tx:
@@ -284,6 +290,16 @@ class Ledger:
         """The rows that carry a fence, by ordinal."""
         with self.database.transaction() as tx:
             return reading.rows_of(tx, fence)
+
+    def scopes(self, uid: str) -> tuple[str, ...]:
+        """Whose rows a backfill has; this never changes once it is planned."""
+        with self.database.transaction() as tx:
+            return reading.scopes(tx, uid)
+
+    def skipped(self, uid: str, limit: int = 10) -> list[Skipped]:
+        """Why rows were skipped, the most frequent reasons first."""
+        with self.database.transaction() as tx:
+            return reading.skipped(tx, uid, limit)
 
     def failures(self, uid: str, limit: int = 10) -> list[Failure]:
         """The first partitions that failed for good."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import get_args
 
-from flowstone.backfill.records import Counts, Failure, Interval, OpenBatch, Row, State
+from flowstone.backfill.records import Counts, Failure, Interval, OpenBatch, Row, Skipped, State
 from flowstone.db.connection import Transaction
 
 SHOWN_ERROR = 2000
@@ -153,6 +153,21 @@ def open_batches(tx: Transaction, uid: str) -> list[OpenBatch]:
 def rows_of(tx: Transaction, fence: int) -> list[Row]:
     """The rows that carry a fence, by ordinal."""
     return [Row(*row) for row in tx.rows(_ROWS, {"fence": fence, "shown": SHOWN_ERROR})]
+
+
+def scopes(tx: Transaction, uid: str) -> tuple[str, ...]:
+    """Whose rows a backfill has."""
+    query = "SELECT DISTINCT scope FROM flowstone.materialization WHERE backfill = %(uid)s"
+    return tuple(sorted(scope for (scope,) in tx.rows(query, {"uid": uid})))
+
+
+def skipped(tx: Transaction, uid: str, limit: int) -> list[Skipped]:
+    """Why rows were skipped."""
+    query = """
+        SELECT coalesce(reason, ''), count(*) FROM flowstone.materialization
+        WHERE backfill = %(uid)s AND state = 'skipped' GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT %(limit)s
+    """
+    return [Skipped(reason, count) for reason, count in tx.rows(query, {"uid": uid, "limit": limit})]
 
 
 def failures(tx: Transaction, uid: str, limit: int) -> list[Failure]:

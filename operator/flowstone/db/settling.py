@@ -69,6 +69,11 @@ _CANCEL_QUEUED = """
     WHERE backfill = %(uid)s AND state = 'queued'
 """
 
+_SKIP_SCOPE = """
+    UPDATE flowstone.materialization SET state = 'skipped', reason = %(reason)s, not_before = NULL
+    WHERE backfill = %(uid)s AND state = 'queued' AND scope = %(scope)s
+"""
+
 _LOCK_ORPHANS = """
     SELECT 1 FROM flowstone.materialization
     WHERE backfill = %(uid)s AND (state = 'running' OR (state = 'failed' AND reason IS NULL))
@@ -137,6 +142,13 @@ def cancel(tx: Transaction, uid: str) -> int:
     tx.allow(LONG_SECONDS)
     registry.lock(tx, uid)
     return tx.run(_CANCEL_QUEUED, {"uid": uid, "reason": None})
+
+
+def skip(tx: Transaction, uid: str, scope: str, reason: str) -> int:
+    """Skip what is queued of one scope."""
+    tx.allow(LONG_SECONDS)
+    registry.lock(tx, uid)
+    return tx.run(_SKIP_SCOPE, {"uid": uid, "scope": scope, "reason": reason})
 
 
 def close_orphan(tx: Transaction, uid: str) -> None:

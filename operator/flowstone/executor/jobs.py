@@ -86,7 +86,14 @@ def job_prefix(name: str, uid: str) -> str:
     return f"{name.replace('.', '-')[:_NAME_LENGTH].rstrip('-')}-{uid[:8]}-"
 
 
-def job_manifest(batch: ClaimedBatch, work: Work, *, secret: str | None, tenant: str | None = None) -> dict[str, Any]:
+def job_manifest(
+    batch: ClaimedBatch,
+    work: Work,
+    *,
+    secret: str | None,
+    tenant: str | None = None,
+    storage: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Return the Job that works off a batch, as a plain manifest.
 
     Args:
@@ -94,12 +101,14 @@ def job_manifest(batch: ClaimedBatch, work: Work, *, secret: str | None, tenant:
         work: What the backfill's batches have in common.
         secret: Secret of the batch's scope, with libpq's variables; None where workers have no database.
         tenant: The tenant's id, or None for work without a tenant.
+        storage: Parts of the location where the result lives, by name; workers find them in FLOWSTONE_STORAGE_<NAME>.
 
     Raises:
         InvalidSpec: the batch is larger than a manifest may carry.
     """
     keys = keys_text(batch.partitions)
     labels = _labels(batch, work)
+    environment = _environment(batch, work, secret, tenant, storage or {})
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -118,7 +127,7 @@ def job_manifest(batch: ClaimedBatch, work: Work, *, secret: str | None, tenant:
             "podFailurePolicy": {
                 "rules": [{"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]
             },
-            "template": _pod_template(work.template, labels, keys, _environment(batch, work, secret, tenant)),
+            "template": _pod_template(work.template, labels, keys, environment),
         },
     }
 
@@ -181,8 +190,11 @@ def contract_values(
     return values
 
 
-def _environment(batch: ClaimedBatch, work: Work, secret: str | None, tenant: str | None) -> list[dict[str, Any]]:
-    values = contract_values(batch, work, partitions_file=f"{KEYS_FOLDER}/partitions", tenant=tenant)
+def _environment(
+    batch: ClaimedBatch, work: Work, secret: str | None, tenant: str | None, storage: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    values = dict(contract_values(batch, work, partitions_file=f"{KEYS_FOLDER}/partitions", tenant=tenant))
+    values |= {f"FLOWSTONE_STORAGE_{name.upper()}": text for name, text in storage.items()}
     # Kubernetes would expand `$(NAME)` in a value; `$$` stands for one `$`.
     plain = [{"name": name, "value": value.replace("$", "$$")} for name, value in values.items()]
     return plain + ([_from_secret(name, secret) for name in PG_VARIABLES] if secret else [])

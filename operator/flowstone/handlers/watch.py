@@ -16,7 +16,7 @@ from kopf._core.engines import peering
 from flowstone.executor.jobs import LABEL_BACKFILL, LABEL_MANAGED_BY
 from flowstone.kube.paths import GROUP, VERSION
 
-Kind = Literal["Backfill", "Asset"]
+Kind = Literal["Backfill", "Asset", "Tenant"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,13 @@ class Key:
 Enqueue = Callable[[Key], None]
 
 
-def registry(enqueue: Enqueue) -> kopf.OperatorRegistry:
-    """The handlers, in a registry of their own; asynchronous, or Kopf would call them from threads."""
+def registry(enqueue: Enqueue, *, tenants: bool) -> kopf.OperatorRegistry:
+    """The handlers, in a registry of their own; asynchronous, or Kopf would call them from threads.
+
+    Args:
+        enqueue: Puts a key into the work queue.
+        tenants: Watch Tenants too.
+    """
     handlers = kopf.OperatorRegistry()
 
     async def on_backfill(*, name: str, namespace: str | None, **_: Any) -> None:
@@ -51,10 +56,15 @@ def registry(enqueue: Enqueue) -> kopf.OperatorRegistry:
     async def log_in(**asked: Any) -> kopf.ConnectionInfo | None:
         return kopf.login_with_service_account(**asked) or kopf.login_with_kubeconfig(**asked)
 
+    async def on_tenant(*, name: str, **_: Any) -> None:
+        enqueue(Key("Tenant", "", name))
+
     kopf.on.login(registry=handlers)(log_in)  # a registry of one's own has no default login
     kopf.on.login(registry=handlers)(_login)
     kopf.on.event(GROUP, VERSION, "backfills", registry=handlers)(on_backfill)
     kopf.on.event(GROUP, VERSION, "assets", registry=handlers)(on_asset)
+    if tenants:
+        kopf.on.event(GROUP, VERSION, "tenants", registry=handlers)(on_tenant)
     kopf.on.event("batch", "v1", "jobs", registry=handlers)(on_job)
     return handlers
 

@@ -14,6 +14,12 @@ def tenant_scope(cluster: str, tenant_id: str) -> str:
     return f"t/{cluster}/{tenant_id}"
 
 
+def tenant_of_scope(scope: str) -> str | None:
+    """Return the id of the tenant whose rows a scope means; None for work without a tenant."""
+    kind, _, rest = scope.partition("/")
+    return rest.rpartition("/")[2] if kind == "t" else None
+
+
 def namespace_scope(cluster: str, namespace: str = NAMESPACE) -> str:
     """Return the scope of a namespace's work without a tenant."""
     return f"n/{cluster}/{namespace}"

@@ -298,7 +298,14 @@ BAD_ASSETS = (
         "Asset",
         asset({"name": "region", "type": "string", "timezone": "UTC"}),
         "spec.partitionedBy.0",
-        ("region", "a string dimension has no unit, timezone or range"),
+        ("region", "only a dimension of time has unit, timezone or range"),
+    ),
+    Case(
+        "values-of-tenants",
+        "Asset",
+        asset({"name": "airline", "type": "tenant", "values": ["UA"]}),
+        "spec.partitionedBy.0.values",
+        ("the Tenants of the namespace", "remove values"),
     ),
     Case(
         "two-sources",

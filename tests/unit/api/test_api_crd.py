@@ -48,7 +48,7 @@ def test_command_writes_the_files(tmp_path: Path) -> None:
 
 def test_only_reconciled_kinds_are_exported() -> None:
     """A kind that no operator looks at has no CRD."""
-    assert [kind.name for kind in EXPORTED] == ["Asset", "Backfill"]
+    assert [kind.name for kind in EXPORTED] == ["Asset", "Backfill", "Tenant"]
 
 
 @pytest.mark.parametrize("name", sorted(files()))
@@ -131,6 +131,7 @@ def test_only_delivered_fields_are_declared() -> None:
         "partitions",
         "excludeCombinations",
         "keys",
+        "tenant",
         "select",
         "order",
         "maxParallel",
@@ -144,7 +145,13 @@ def test_only_delivered_fields_are_declared() -> None:
         "cancel",
         "readyWhen",
     }
-    assert set(resource_schema(ASSET)["properties"]["spec"]["properties"]) == {"id", "partitionedBy", "template"}
+    assert set(resource_schema(ASSET)["properties"]["spec"]["properties"]) == {
+        "id",
+        "partitionedBy",
+        "template",
+        "requiredTier",
+        "storage",
+    }
 
 
 def test_columns_of_backfills() -> None:

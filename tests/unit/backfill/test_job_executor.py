@@ -17,6 +17,7 @@ from flowstone.backfill import job_views
 from flowstone.backfill.edges.assets import Assets
 from flowstone.backfill.edges.job_executor import JobExecutor
 from flowstone.backfill.edges.namespace_login import NamespaceLogin
+from flowstone.backfill.edges.tenants import Tenants
 from flowstone.backfill.records import OpenBatch
 from flowstone.executor.jobs import LABEL_FENCE
 from flowstone.executor.port import View
@@ -61,6 +62,7 @@ async def executor(notes: Notes) -> AsyncIterator[JobExecutor]:
             kube=kube,
             assets=cast("Assets", nothing),
             login=cast("NamespaceLogin", nothing),
+            tenants=cast("Tenants", nothing),
             backfill=parse_backfill({"metadata": {"name": "b", "namespace": "ns", "uid": "u"}, "spec": {"asset": "a"}}),
             cluster="c",
             now=lambda: NOW,

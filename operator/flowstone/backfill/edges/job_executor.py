@@ -9,8 +9,11 @@ from flowstone.api.parse import AssetResource, BackfillResource
 from flowstone.backfill import job_views
 from flowstone.backfill.edges.assets import Assets, work_of
 from flowstone.backfill.edges.namespace_login import NamespaceLogin
-from flowstone.backfill.plan import asset_identity, scope_of
+from flowstone.backfill.edges.tenants import Tenants
+from flowstone.backfill.plan import asset_identity, is_for_tenants, scope_of
 from flowstone.backfill.records import ClaimedBatch, OpenBatch
+from flowstone.backfill.tenancy import places_of
+from flowstone.backfill.tenancy import refusal as tenant_refusal
 from flowstone.controller.gather import each
 from flowstone.errors import AssetNotFound, KubernetesRefused
 from flowstone.executor.jobs import job_manifest
@@ -18,6 +21,7 @@ from flowstone.executor.port import Blockage, Sight, View
 from flowstone.executor.template import template_digest
 from flowstone.kube.client import Json, Kube
 from flowstone.kube.paths import core, jobs
+from flowstone.tenant.names import tenant_of_scope
 
 EVENTS_READ = 3
 """Batches that do not start whose Events are read in one look; the others suffer from the same cause."""
@@ -36,6 +40,7 @@ class JobExecutor:
         kube: Kube,
         assets: Assets,
         login: NamespaceLogin,
+        tenants: Tenants,
         backfill: BackfillResource,
         cluster: str,
         now: Callable[[], datetime],
@@ -44,6 +49,7 @@ class JobExecutor:
         self._kube = kube
         self._assets = assets
         self._login = login
+        self._tenants = tenants
         self._backfill = backfill
         self._namespace = backfill.namespace
         self._cluster = cluster
@@ -83,19 +89,33 @@ class JobExecutor:
         """Read and check the Asset, and let the namespace's Jobs in at the ledger."""
         asset = self.known_asset or await self.asset()
         await self._assets.check(asset)
-        await self._login.ensure(self._namespace, scope_of(self._cluster, self._namespace))
+        if not is_for_tenants(asset.spec, self._backfill.spec):
+            await self._login.ensure(self._namespace, scope_of(self._cluster, self._namespace))
         return template_digest(asset.spec.template)
 
     async def launch(self, batch: ClaimedBatch) -> str | Blockage:
-        """Create the Job, or adopt the one of this name that is ours."""
+        """Create the Job, with the credentials of its scope alone, or adopt the one of this name that is ours."""
         asset = self.known_asset or await self.asset()
         identity = asset_identity(self._cluster, asset)
         work = work_of(asset, backfill=self._backfill.name, uid=self._backfill.uid, identity=identity)
-        manifest = job_manifest(batch, work, secret=self._login.secret_name)
+        tenant_id = tenant_of_scope(batch.scope)
+        secret = self._login.secret_name if tenant_id is None else await self._tenant_secret(asset, tenant_id)
+        if isinstance(secret, Blockage):
+            return secret
+        places = places_of(asset.spec.storage, tenant_id)
+        manifest = job_manifest(batch, work, secret=secret, tenant=tenant_id, storage=places)
         try:
             return _uid(await self._kube.create(jobs(self._namespace), manifest))
         except KubernetesRefused as refused:
             return await self._adopt(batch.job_name) if refused.reason == "AlreadyExists" else refusal(refused)
+
+    async def _tenant_secret(self, asset: AssetResource, tenant_id: str) -> str | Blockage:
+        """The Secret of a tenant; asked again here, for a batch that was claimed before the tenant was refused."""
+        tenant = (await self._tenants.known()).get(tenant_id)
+        if tenant is None:
+            return Blockage("TenantNotReady", f"tenant {tenant_id}: its Tenant is not there")
+        refused = tenant_refusal(asset, tenant, self._tenants.guards)
+        return tenant.secret if refused is None else Blockage("TenantRefused", refused)
 
     async def _adopt(self, name: str) -> str | Blockage:
         job = await self._kube.get(jobs(self._namespace, name))
