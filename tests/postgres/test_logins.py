@@ -92,6 +92,30 @@ def test_replicas_make_one_login(logins: Logins, place: Place) -> None:
     assert place.all(known, made) == [(made[0],)]
 
 
+def test_replicas_set_one_password_at_the_same_time(logins: Logins, place: Place) -> None:
+    """Eight threads that let the same login in take turns: none of them sees Postgres' "tuple concurrently updated"."""
+    name = logins.ensure(SCOPE, "ns").role_name
+    verifier = scram_verifier(WORKER_PASSWORD)
+    start = threading.Barrier(8)
+    refused: list[LedgerError] = []
+
+    def run() -> None:
+        start.wait()
+        for _ in range(10):
+            try:
+                logins.set_password(name, verifier)
+            except LedgerError as error:
+                refused.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert refused == []
+    assert try_login(place.login(name)) is True
+
+
 def test_no_verifier_is_logged(logins: Logins, place: Place) -> None:
     """Neither success nor failure of setting a password writes it, or its verifier, to a log that has everything."""
     made = logins.ensure(SCOPE, "ns")

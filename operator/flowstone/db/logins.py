@@ -49,6 +49,8 @@ _FIND = """
     FOR UPDATE OF s
 """
 
+_LOCK = "SELECT 1 FROM flowstone.login_scope WHERE role_name = %(name)s FOR UPDATE"
+
 _INSERT = """
     INSERT INTO flowstone.login_scope (role_name, role_oid, scope, slot, tenant_id)
     SELECT r.rolname, r.oid, %(scope)s, %(slot)s, %(tenant)s FROM pg_catalog.pg_roles AS r WHERE r.rolname = %(name)s
@@ -177,8 +179,12 @@ def _map(tx: Transaction, name: str, scope: str, slot: Slot, tenant_id: str | No
 
 
 def _require(tx: Transaction, role_name: str) -> None:
-    """Refuse names that are no scope's login: nothing here may touch another role."""
-    if tx.row("SELECT 1 FROM flowstone.login_scope WHERE role_name = %(name)s", {"name": role_name}) is None:
+    """Refuse names that are no scope's login: nothing here may touch another role.
+
+    The row stays locked until the transaction ends: Postgres refuses two sessions that change one role at a time
+    ("tuple concurrently updated") instead of letting the second one wait.
+    """
+    if tx.row(_LOCK, {"name": role_name}) is None:
         raise LedgerRefused(f"role: {role_name}: no login of a scope: make it with `ensure`")
 
 
