@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -14,6 +14,17 @@ from flowstone.api.base import API_VERSION
 from flowstone.errors import InvalidSpec
 
 Json = dict[str, Any]
+
+_TIMESTAMP = "tag:yaml.org,2002:timestamp"
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads a day or an instant without quotes as the text it is, as kubectl does."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 def read(file: Path) -> list[Json]:
@@ -24,7 +35,7 @@ def read(file: Path) -> list[Json]:
     """
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
-        documents = [one for one in yaml.safe_load_all(text) if one is not None]
+        documents = [one for one in yaml.load_all(text, Loader=_Loader) if one is not None]
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidSpec("-f", str(file), f"the file cannot be read: {error}") from error
     except yaml.YAMLError as error:

@@ -10,6 +10,7 @@ import yaml
 
 from flowstone.cli.app import main
 from flowstone.cli.explaining import REMEDIES, findings
+from flowstone.cli.manifests import read
 from flowstone.cli.planning import outlook
 from flowstone.errors import InvalidSpec
 
@@ -54,6 +55,18 @@ def test_outlook_refuses_what_the_operator_would_refuse() -> None:
             backfill(partitions={"day": {"from": "2013-02-30", "through": "2013-03-01"}}),
             asset(name="day", type="date"),
         )
+
+
+def test_days_and_instants_need_no_quotes(tmp_path: Path) -> None:
+    """kubectl sends `from: 2013-01-01` as text; a file that it accepts is not refused here."""
+    file = tmp_path / "backfill.yaml"
+    file.write_text("{metadata: {name: b}, spec: {day: 2013-01-01, hour: 2013-01-01T00:00:00Z, n: 3}}")
+    assert read(file) == [
+        {
+            "metadata": {"name": "b"},
+            "spec": {"day": "2013-01-01", "hour": "2013-01-01T00:00:00Z", "n": 3},
+        }
+    ]
 
 
 def test_plan_command_on_the_example(capsys: pytest.CaptureFixture[str]) -> None:
