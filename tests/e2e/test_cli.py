@@ -72,6 +72,35 @@ def test_watch_gives_up_in_time_and_cancel_ends_it(namespace: Kubectl, image: st
     assert finished(namespace, "b")["phase"] == "Cancelled"
 
 
+def test_pause_and_resume(namespace: Kubectl, image: str) -> None:
+    """Paused, nothing more is handed out; resumed, it goes on to its end."""
+    namespace.apply(
+        asset("letters", LETTERS, shell(image, "sleep 2")), backfill("b", "letters", maxParallel=1, batchSize=1)
+    )
+    wait_for(lambda: namespace.status("b"), lambda status: status.get("activeBatches"), seconds=30, what="a batch")
+    assert flowstone(namespace, "pause", "b").stdout == "backfill.flowstone.dev/b\n"
+    paused = wait_for(
+        lambda: namespace.status("b"),
+        lambda status: status.get("phase") == "Suspended" and not status["activeBatches"],
+        seconds=60,
+        what="Suspended",
+    )
+    assert paused["counts"]["queued"] >= 1
+    assert flowstone(namespace, "resume", "b").returncode == 0
+    assert finished(namespace, "b")["counts"]["succeeded"] == 3
+
+
+def test_retry_runs_what_failed_once_more(namespace: Kubectl, image: str) -> None:
+    """After the cause is mended, `retry --wait` turns a Backfill that failed in part into one that succeeded."""
+    script = 'test "$FLOWSTONE_PARTITION" != b'
+    wanted = backfill("b", "letters", batchSize=1, retry={"limit": 0})
+    namespace.apply(asset("letters", LETTERS, shell(image, script)), wanted)
+    assert finished(namespace, "b")["phase"] == "PartlyFailed"
+    namespace.apply(asset("letters", LETTERS, shell(image, "true")))
+    done = flowstone(namespace, "retry", "b", "--wait", "--timeout", "90")
+    assert (done.returncode, "3 succeeded  of 3" in done.stdout) == (0, True), done.stdout + done.stderr
+
+
 def test_watch_ends_when_the_resource_is_deleted(namespace: Kubectl, image: str) -> None:
     """Nobody waits for ever on something that is gone."""
     namespace.apply(backfill("b", "nothing-there"))

@@ -13,6 +13,7 @@ from flowstone.cli.app import main
 from flowstone.cli.exits import Exit, of_backfill, of_error
 from flowstone.cli.manifests import request
 from flowstone.cli.service import patiently
+from flowstone.cli.steering import resumption
 from flowstone.cli.watching import picture, wait
 from flowstone.errors import InvalidSpec, KubernetesRefused, KubernetesUnavailable, LedgerUnavailable
 
@@ -195,3 +196,11 @@ def test_a_cluster_that_does_not_answer(
     error = capsys.readouterr().err.replace("\n", " ")
     assert "127.0.0.1:9" in error
     assert "Connection refused" in error
+
+
+def test_resuming_forgives_a_budget_only_when_it_is_what_stopped_it() -> None:
+    """A Backfill that was merely paused keeps counting its failures."""
+    paused = state("Suspended", Suspended="True")
+    stopped = state("Suspended", Suspended="True", Stalled="True")
+    assert resumption(paused, START) == {"suspend": None}
+    assert resumption(stopped, START) == {"suspend": None, "resume": "cli-20261124T120000.000000"}
