@@ -9,7 +9,7 @@
 Table grants and policies go to the groups, never to a single scope's login: thousands of grants do not fit into
 one row of pg_class, and a policy per login makes planning quadratic.
 
-The operator is NOINHERIT. It administers the two groups and so becomes a member of them; would it inherit, then
+The operator is NOINHERIT. It administers the groups and so becomes a member of them; would it inherit, then
 the restrictive floor of their policies would hold for the operator too and lock it out of its own ledger on
 every server that does not give it BYPASSRLS.
 """
@@ -78,7 +78,7 @@ def ensure_roles(connection: Connection, log: FilteringBoundLogger) -> None:
         _ensure_role(connection, name)
         for attribute in attributes:
             _ensure_attribute(connection, name, attribute, log)
-    for group in SCOPE_GROUPS:
+    for group in (*SCOPE_GROUPS, POOL):  # of the pool for the proof's own login, which lives as long as the proof runs
         _ensure_admin(connection, group)
     if not _is_superuser(connection):
         _inherit_owner(connection)

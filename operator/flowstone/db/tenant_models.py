@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, Integer, LargeBinary, SmallInteger, Text, UniqueConstraint, func, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKeyConstraint,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -72,3 +83,25 @@ class ContextKey(Base):
     slot: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
     inner_pad: Mapped[bytes] = mapped_column(LargeBinary)
     outer_pad: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class Canary(Base):
+    """Rows of the two canaries, tenants that nobody is: the proof of isolation sets one of them at the other's rows.
+
+    A table as `op.tenant_table` makes them, with each kind of key through which one tenant could learn of another.
+    """
+
+    __tablename__ = "canary"
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "note"),
+        ForeignKeyConstraint(
+            ["tenant_id", "parent"],
+            ["flowstone.canary.tenant_id", "flowstone.canary.id"],
+            name="canary_parent_fkey",
+        ),
+    )
+
+    tenant_id: Mapped[str] = mapped_column(Key, primary_key=True, server_default=text("flowstone.tenant_id()"))
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    parent: Mapped[int | None] = mapped_column(BigInteger)
+    note: Mapped[str] = mapped_column(Key)
