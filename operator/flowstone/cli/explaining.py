@@ -35,8 +35,14 @@ REMEDIES = {
     "RBAC": "give the operator the right back: reinstall the chart's roles",
     "LedgerUnreachable": "see whether Postgres answers; open Jobs go on meanwhile",
     "SchemaNotCompatible": "let the newer version's `flowstone migrate` finish",
-    "PartlyFailed": "mend the cause, then create another Backfill over the same set: it runs only what is missing",
-    "Failed": "mend the cause, then create another Backfill over the same set: it runs only what is missing",
+    "Refused": "the message is the API server's own; see the operator's log for the request",
+    "TenantNotFound": "create the Tenant; the Backfill is taken up then",
+    "TenantNotReady": "look at the Tenant's conditions; work goes on once its login is there",
+    "TenantRefused": "the Tenant does not allow this namespace or asset: change its namespaces or tier, or the Asset",
+    "SuspendedBySpec": "`flowstone backfill resume NAME`, or unset spec.suspend",
+    "FailureBudgetPassed": "mend the cause, then `flowstone backfill resume NAME`, or raise spec.failureBudget",
+    "PartlyFailed": "mend the cause, then `flowstone backfill retry NAME`; or create another Backfill for what is missing",
+    "Failed": "mend the cause, then `flowstone backfill retry NAME`; or create another Backfill for what is missing",
 }
 """What people can do, by the reason of a condition; docs/operations.md says the same at length."""
 
