@@ -41,8 +41,8 @@ REMEDIES = {
     "TenantRefused": "the Tenant does not allow this namespace or asset: change its namespaces or tier, or the Asset",
     "SuspendedBySpec": "`flowstone backfill resume NAME`, or unset spec.suspend",
     "FailureBudgetPassed": "mend the cause, then `flowstone backfill resume NAME`, or raise spec.failureBudget",
-    "PartlyFailed": "mend the cause, then `flowstone backfill retry NAME`, or create another Backfill: it runs the rest",
-    "Failed": "mend the cause, then `flowstone backfill retry NAME`, or create another Backfill: it runs the rest",
+    "PartlyFailed": "mend the cause, then `flowstone backfill retry NAME`; a new Backfill also runs the rest",
+    "Failed": "mend the cause, then `flowstone backfill retry NAME`; a new Backfill also runs the rest",
 }
 """What people can do, by the reason of a condition; docs/operations.md says the same at length."""
 
