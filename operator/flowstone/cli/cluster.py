@@ -14,6 +14,7 @@ import urllib3
 from kubernetes import client, config
 
 from flowstone.errors import KubernetesRefused, KubernetesUnavailable
+from flowstone.kube.encoding import APPLY, apply_body
 
 Json = dict[str, Any]
 
@@ -32,7 +33,6 @@ PAUSE_SECONDS = 1.0
 """Pause before a watch is begun anew, so that one that fails at once does not load the server."""
 
 _MERGE = "application/merge-patch+json"
-_APPLY = "application/apply-patch+yaml"
 _GONE = 410
 
 
@@ -72,7 +72,7 @@ class Cluster:
     def apply(self, path: str, body: Mapping[str, Any], *, dry_run: bool = False) -> Json:
         """Server-side apply; a field that somebody else owns is a conflict (409), not taken over."""
         query = {"fieldManager": FIELD_MANAGER} | ({"dryRun": "All"} if dry_run else {})
-        return self._send("PATCH", path, query=query, body=body, content=_APPLY)
+        return self._send("PATCH", path, query=query, body=apply_body(body), content=APPLY)
 
     def merge(self, path: str, change: Mapping[str, Any]) -> Json:
         """Change single fields (RFC 7396)."""
@@ -139,7 +139,7 @@ class Cluster:
         path: str,
         *,
         query: Mapping[str, str] | None = None,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | str | None = None,
         content: str = "application/json",
     ) -> Json:
         response = self._request(verb, path, query or {}, body, content, PATIENCE)
@@ -153,7 +153,7 @@ class Cluster:
         verb: str,
         path: str,
         query: Mapping[str, str],
-        body: Mapping[str, Any] | None,
+        body: Mapping[str, Any] | str | None,
         content: str,
         seconds: float,
     ) -> urllib3.BaseHTTPResponse:
@@ -162,7 +162,7 @@ class Cluster:
             path,
             query_params=list(query.items()),
             header_params={"Content-Type": content, "Accept": "application/json"},
-            body=dict(body) if body is not None else None,
+            body=dict(body) if isinstance(body, Mapping) else body,
             auth_settings=["BearerToken"],
         )
         try:

@@ -15,6 +15,7 @@ import aiohttp
 from kubernetes.aio import client, config
 
 from flowstone.errors import KubernetesRefused, KubernetesUnavailable
+from flowstone.kube.encoding import APPLY, apply_body
 from flowstone.kube.paths import FIELD_MANAGER
 
 Json = dict[str, Any]
@@ -22,7 +23,6 @@ Json = dict[str, Any]
 PAGE = 500
 """Objects a page of a LIST holds; a page is the most that is in memory twice."""
 
-_APPLY = "application/apply-patch+yaml"
 _JSON = "application/json"
 
 
@@ -87,7 +87,7 @@ class Kube:
     async def apply(self, path: str, body: Mapping[str, Any], *, manager: str = FIELD_MANAGER) -> Json:
         """Server-side apply; with a resourceVersion in `body` a stale writer gets 409."""
         query = {"fieldManager": manager, "force": "true"}
-        return await self._request("PATCH", path, body=body, query=query, content=_APPLY)
+        return await self._request("PATCH", path, body=apply_body(body), query=query, content=APPLY)
 
     async def delete(
         self, path: str, *, uid: str | None = None, propagation: str = "Background", grace: int | None = None
@@ -109,7 +109,7 @@ class Kube:
         verb: str,
         path: str,
         *,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | str | None = None,
         query: Mapping[str, str] | None = None,
         content: str = _JSON,
     ) -> Json:
@@ -125,14 +125,14 @@ class Kube:
         raise _error(status, payload, f"{verb} {path}")
 
     async def _send(
-        self, verb: str, path: str, body: Mapping[str, Any] | None, query: Mapping[str, str], content: str
+        self, verb: str, path: str, body: Mapping[str, Any] | str | None, query: Mapping[str, str], content: str
     ) -> tuple[int, Json]:
         prepared = await self._api.param_serialize(
             verb,
             path,
             query_params=list(query.items()),
             header_params={"Content-Type": content, "Accept": _JSON},
-            body=dict(body) if body is not None else None,
+            body=dict(body) if isinstance(body, Mapping) else body,
             auth_settings=["BearerToken"],
         )
         response = await self._api.call_api(*prepared)

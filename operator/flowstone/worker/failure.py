@@ -37,8 +37,16 @@ def describe(error: BaseException) -> str:
     """Return an exception as `type: message (file:line in function)`, at most 2 KiB."""
     if isinstance(error, FunctionError):
         return clipped(str(error))
-    message = f": {error}" if str(error) else ""
-    return clipped(f"{type(error).__qualname__}{message}", _place(error.__traceback__))
+    message = _message(error)
+    return clipped(f"{type(error).__qualname__}{f': {message}' if message else ''}", _place(error.__traceback__))
+
+
+def _message(error: BaseException) -> str:
+    """Return an exception's own words; one that fails to say them must not end the worker."""
+    try:
+        return str(error)
+    except Exception as second:
+        return f"no message, because its __str__ raised {type(second).__qualname__}"
 
 
 def clipped(text: str, end: str = "") -> str:

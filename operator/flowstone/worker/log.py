@@ -20,9 +20,19 @@ def line_log(stream: TextIO, **bound: object) -> Log:
 
     def log(event: str, **values: object) -> None:
         content = {"time": _now(), "event": event, **bound, **values}
-        print(json.dumps(content, ensure_ascii=False, default=str), file=stream, flush=True)
+        print(_line(content, stream.encoding or "utf-8"), file=stream, flush=True)
 
     return log
+
+
+def _line(content: dict[str, object], encoding: str) -> str:
+    """Write the text as it is where the stream can take it: a lone surrogate in an error must end no worker."""
+    line = json.dumps(content, ensure_ascii=False, default=str)
+    try:
+        line.encode(encoding)
+    except UnicodeEncodeError:
+        return json.dumps(content, default=str)
+    return line
 
 
 def _now() -> str:

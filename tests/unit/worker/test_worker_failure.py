@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import types
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 
 from flowstone.worker.failure import MAX_ERROR_BYTES, FunctionError, clipped, describe, told
 from flowstone.worker.load import call, load
+from flowstone.worker.log import line_log
 
 
 def _raise(error: BaseException) -> None:
@@ -43,6 +46,25 @@ def test_failure_inside_a_library_names_the_users_line() -> None:
 def test_failure_without_words_is_its_type() -> None:
     """An exception without message or traceback is its type's name."""
     assert describe(ValueError()) == "ValueError"
+
+
+class _MuteError(Exception):
+    def __str__(self) -> str:
+        raise KeyError("x")
+
+
+def test_failure_that_cannot_be_put_in_words_is_still_told() -> None:
+    """An exception whose `__str__` raises is named by its type, instead of ending the worker."""
+    assert describe(_MuteError()) == "_MuteError: no message, because its __str__ raised KeyError"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii"])
+def test_any_text_can_be_logged(encoding: str) -> None:
+    """Half a character, as in the name of a file that is no UTF-8, or a stream that knows no é, ends no worker."""
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding=encoding)
+    line_log(stream)("partition.error", error="é \udce9")
+    assert json.loads(raw.getvalue().decode(encoding))["error"] == "é \udce9"
 
 
 def test_long_failure_keeps_both_ends() -> None:
