@@ -287,7 +287,7 @@ class Operator:
                 served = not self._settings.watch_namespaces or namespace in self._settings.watch_namespaces
                 if served and uid not in uids:
                     await asyncio.to_thread(self._ledger.close_orphan, uid)
-                    self._log.info("backfill_forgotten", namespace=namespace, name=name, uid=uid)
+                    self._log.info("backfill_forgotten", namespace=namespace, backfill=name, uid=uid)
         except LedgerError as error:  # each backfill's status says so too; without backfills nobody needs it
             self._log.warning("sweep_without_ledger", error=str(error))
 

@@ -81,7 +81,7 @@ class Engine:
         self._make_plan = plan
         self._progress = progress
         self._admit = admit
-        self._log = tools.log.bind(namespace=request.namespace, name=request.name)
+        self._log = tools.log.bind(namespace=request.namespace, backfill=request.name)
 
     async def advance(self) -> Standing:
         """Move everything as far as it goes now, and judge.

@@ -80,7 +80,7 @@ class BackfillReconciler:
         for uid, of_namespace, of_name in await asyncio.to_thread(ledger.live_uids):
             if (of_namespace, of_name) == (namespace, name):
                 await asyncio.to_thread(ledger.close_orphan, uid)
-                self._env.tools.log.info("backfill_forgotten", namespace=namespace, name=name, uid=uid)
+                self._env.tools.log.info("backfill_forgotten", namespace=namespace, backfill=name, uid=uid)
 
 
 class _Reconcile:
