@@ -26,6 +26,21 @@ CREATE TABLE flowstone.canary (
 )
 """
 
+# What the last proof found, for all replicas alike, so that a tenant's status does not depend on who writes it.
+PROOF = """
+CREATE TABLE flowstone.proof (
+    cluster text COLLATE "C" CONSTRAINT proof_pkey PRIMARY KEY,
+    version integer NOT NULL,
+    digest text NOT NULL,
+    fingerprint text NOT NULL,
+    proven_at timestamptz NOT NULL,
+    checks integer NOT NULL,
+    open text[] NOT NULL,
+    admitted text[] NOT NULL,
+    skipped text[] NOT NULL
+)
+"""
+
 LOGIN = "(SELECT s.tenant_id FROM flowstone.login_scope AS s WHERE s.role_name = session_user)"
 CONTEXT = "(SELECT flowstone.context_tenant())"
 MY_SCOPE = "(SELECT m.scope FROM flowstone.login_scope AS m WHERE m.role_name = session_user)"
@@ -214,12 +229,14 @@ GRANTS = (
     "GRANT EXECUTE ON FUNCTION flowstone.restore_protection(regclass) TO flowstone_operator",
     "GRANT SELECT, INSERT, UPDATE (id, parent, note), DELETE ON flowstone.canary TO flowstone_tenant, flowstone_pool",
     "GRANT SELECT, DELETE ON flowstone.canary TO flowstone_operator",
+    "GRANT SELECT, INSERT, UPDATE ON flowstone.proof TO flowstone_operator",
 )
 
 
 def upgrade() -> None:
     """Add what the proof needs; older code goes on without it."""
     op.execute(CANARY)
+    op.execute(PROOF)
     op.execute("ALTER TABLE flowstone.canary ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     for statement in of_tenants("flowstone.canary"):
         op.execute(statement)

@@ -105,3 +105,23 @@ class Canary(Base):
     id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     parent: Mapped[int | None] = mapped_column(BigInteger)
     note: Mapped[str] = mapped_column(Key)
+
+
+class Proof(Base):
+    """What the last proof of isolation found, one row per cluster, for all replicas alike.
+
+    `fingerprint` is that of the catalogue it was made on; `open` names what did not hold, `admitted` what `Hardened`
+    already says is open, `skipped` what could not be tried.
+    """
+
+    __tablename__ = "proof"
+
+    cluster: Mapped[str] = mapped_column(Key, primary_key=True)
+    version: Mapped[int] = mapped_column(Integer)
+    digest: Mapped[str] = mapped_column(Text)
+    fingerprint: Mapped[str] = mapped_column(Text)
+    proven_at: Mapped[datetime] = mapped_column(Time)
+    checks: Mapped[int] = mapped_column(Integer)
+    open: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    admitted: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    skipped: Mapped[list[str]] = mapped_column(ARRAY(Text))
