@@ -158,6 +158,7 @@ def test_defaults_are_filled_in(kubectl: Kubectl, created: Callable[[Json], Json
         "select": "Missing",
         "order": "Ascending",
         "maxParallel": 10,
+        "targetBatchSeconds": 60,
         "retry": {"limit": 2, "backoffSeconds": 10, "maxBackoffSeconds": 600},
         "cancel": False,
         "readyWhen": "Accepted",
