@@ -109,7 +109,7 @@ export NAME_IMAGES
 flights-context: env
 	@mkdir -p $(FLIGHTS_CONTEXT)
 	@$(BIN)/python examples/flights/fetch.py $(CACHE)/flights.csv.zip
-	@cd examples/flights && cp Dockerfile delays.py setup.py schema.sql $(CACHE)/flights.csv.zip $(CURDIR)/$(FLIGHTS_CONTEXT)/
+	@cd examples/flights && cp Dockerfile delays.py airlines.py setup.py schema.sql $(CACHE)/flights.csv.zip $(CURDIR)/$(FLIGHTS_CONTEXT)/
 
 install: $(if $(LOADABLE),image,cluster) ## FlowStone on the cluster, with an embedded Postgres; upgrades what is there
 	@test -n "$(IMAGE)" || { echo "$$NAME_IMAGES" >&2; exit 1; }
@@ -146,6 +146,7 @@ lint: env ## ruff, mypy, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy -p tests.cluster
 	$(BIN)/lint-imports
 
 test: env ## everything: lint, unit, Postgres, real cluster; leaves nothing running
