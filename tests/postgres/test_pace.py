@@ -65,3 +65,19 @@ def test_a_clock_that_lies_changes_nothing(ledger: Ledger, queue: Queue, place: 
         admin.execute("UPDATE flowstone.materialization SET finished_at = '-infinity' WHERE ordinal = 0")
         admin.execute("UPDATE flowstone.materialization SET finished_at = 'infinity' WHERE ordinal = 1")
     assert ledger.pace(uid) == pytest.approx(3.0)
+
+
+def test_an_open_batch_tells_from_its_second_report_on(ledger: Ledger, queue: Queue, place: Place) -> None:
+    """Its first report comes after the start of a pod, which is no partition's fault."""
+    uid = queue(KEYS)
+    ledger.claim(uid, request(batch_size=6))
+    report = (
+        "UPDATE flowstone.materialization SET state = 'succeeded', finished_at = now() - interval '9 s'"
+        " + ordinal * interval '3 s' WHERE ordinal < %s"
+    )
+    with place.connect() as admin:
+        admin.execute("UPDATE flowstone.batch SET reporting = true, opened_at = now() - interval '60 s'")
+        admin.execute(report, [1])
+        assert ledger.pace(uid) is None
+        admin.execute(report, [3])
+    assert ledger.pace(uid) == pytest.approx(3.0)

@@ -28,7 +28,7 @@ from flowstone.backfill.records import (
     Skipped,
 )
 from flowstone.backfill.request import LeasedError, Progress, Request, Tools
-from flowstone.backfill.sizing import batch_size
+from flowstone.backfill.sizing import batch_size, open_slots
 from flowstone.backfill.standing import Standing, judge
 from flowstone.backfill.tenancy import Admission
 from flowstone.controller.gather import each
@@ -235,7 +235,7 @@ class Engine:
         await self._replace_unstarted(seen, digest)
         batches = await self._unlaunched(seen)
         if self._progress.blockage is None or self._progress.blockage.waiting:
-            batches += await self._claim(digest)
+            batches += await self._claim(digest, seen)
         await each(self._launch, batches)
 
     async def _replace_unstarted(self, seen: Sequence[View], digest: str) -> None:
@@ -252,7 +252,7 @@ class Engine:
             found.append(ClaimedBatch(batch.fence, batch.scope, batch.job_name, keys, batch.template_digest))
         return found
 
-    async def _claim(self, digest: str) -> Sequence[ClaimedBatch]:
+    async def _claim(self, digest: str, seen: Sequence[View]) -> Sequence[ClaimedBatch]:
         admission = await self._admit()
         for scope, reason in admission.refused.items():
             await in_thread(self._ledger.skip, self._uid, scope, reason)
@@ -260,10 +260,12 @@ class Engine:
         if not counts.queued:
             return []
         spec = self._spec
+        pace = None if spec.batch_size else await in_thread(self._ledger.pace, self._uid)
+        known = pace is not None or spec.batch_size is not None
         request = ClaimRequest(
-            max_parallel=spec.max_parallel,
+            max_parallel=open_slots(spec.max_parallel, known=known, oldest=_oldest(seen, self._tools.now())),
             operator_limit=self._tools.limits.max_parallel,
-            batch_size=await self._batch_size(counts.queued),
+            batch_size=self._batch_size(counts.queued, pace),
             order=spec.order,
             select=spec.select,
             template_digest=digest,
@@ -277,14 +279,14 @@ class Engine:
         self._tools.metrics.batches.labels("claimed").inc(len(claimed))
         return claimed
 
-    async def _batch_size(self, queued: int) -> int:
+    def _batch_size(self, queued: int, pace: float | None) -> int:
         spec = self._spec
         return batch_size(
             spec.batch_size,
             queued=queued,
             slots=spec.max_parallel,
             target_seconds=spec.target_batch_seconds,
-            seconds_per_partition=None if spec.batch_size else await in_thread(self._ledger.pace, self._uid),
+            seconds_per_partition=pace,
         )
 
     async def _launch(self, batch: ClaimedBatch) -> None:
@@ -349,6 +351,10 @@ class Engine:
         if counts.open or not counts.skipped:
             return ()
         return await in_thread(self._ledger.skipped, self._uid)
+
+
+def _oldest(seen: Sequence[View], now: datetime) -> float | None:
+    return max(((now - one.batch.opened_at).total_seconds() for one in seen), default=None)
 
 
 def _waited(seen: Sequence[View], now: datetime) -> timedelta:

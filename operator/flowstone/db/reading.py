@@ -102,10 +102,10 @@ _THROUGHPUT = """
 # is also cut to its batch's life. Reports tell the pace without the start of the pod; an exit code does not.
 _PACE = """
     WITH recent AS (
-        (SELECT fence, reporting, opened_at, closed_at FROM flowstone.batch
+        (SELECT fence, reporting, opened_at, closed_at, 1 AS least FROM flowstone.batch
          WHERE backfill = %(uid)s AND state = 'closed' ORDER BY fence DESC LIMIT %(batches)s)
         UNION ALL
-        (SELECT fence, reporting, opened_at, clock_timestamp() FROM flowstone.batch
+        (SELECT fence, reporting, opened_at, clock_timestamp(), 2 FROM flowstone.batch
          WHERE backfill = %(uid)s AND state = 'open' AND reporting ORDER BY fence LIMIT %(batches)s)
     )
     SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY CASE
@@ -117,7 +117,7 @@ _PACE = """
         CROSS JOIN LATERAL (SELECT least(greatest(m.finished_at, b.opened_at), b.closed_at) AS at) AS t
         WHERE m.fence = b.fence AND m.state IN ('succeeded', 'failed')
     ) AS f
-    WHERE f.n > 0
+    WHERE f.n >= b.least
 """
 
 PACE_BATCHES = 8

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from flowstone.api.backfill_status import BackfillStatus
 from flowstone.backfill.records import Counts, Failure, Interval
-from flowstone.backfill.sizing import batch_size
+from flowstone.backfill.sizing import batch_size, open_slots
 from flowstone.backfill.standing import Stand, Standing, judge
 from flowstone.backfill.status import Details, Report, compose, differs, intervals_text
 from flowstone.executor.port import Blockage
@@ -178,3 +178,12 @@ def test_batch_size(wanted: int | None, queued: int, slots: int, pace: float | N
     At 60 s a batch, one of an even share still lasts 20 s, so that starting it costs little.
     """
     assert batch_size(wanted, queued=queued, slots=slots, seconds_per_partition=pace) == expected
+
+
+@pytest.mark.parametrize(
+    ("slots", "known", "oldest", "expected"),
+    [(20, False, None, 4), (20, False, 4.9, 4), (20, False, 5.0, 20), (20, True, None, 20), (2, False, None, 2)],
+)
+def test_a_few_batches_go_ahead(slots: int, known: bool, oldest: float | None, expected: int) -> None:
+    """While nothing is measured four batches are out, for five seconds at most."""
+    assert open_slots(slots, known=known, oldest=oldest) == expected
