@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from alembic.operations import MigrateOperation, Operations
 
 from flowstone.errors import InvalidSpec
-from flowstone.tenant.protection import DEFAULT, OWNER, POOL, TENANT, Action, protect
-from flowstone.tenant.statements import identifier
+from flowstone.tenant.protection import DEFAULT, OPERATOR, OWNER, POOL, TENANT, Action, protect
+from flowstone.tenant.statements import identifier, literal
 
 COLUMN = "tenant_id"
 
@@ -87,11 +87,28 @@ def _make(operations: Operations, operation: TenantTableOp) -> None:
         operations.create_index(label, operation.name, [COLUMN, *columns], schema=operation.schema)
     table = f"{identifier(operation.schema)}.{identifier(operation.name)}"
     names = [item.name for item in operation.columns if isinstance(item, sa.Column)]
-    operations.execute(f"GRANT USAGE ON SCHEMA {identifier(operation.schema)} TO {TENANT}, {POOL}")
+    operations.execute(f"GRANT USAGE ON SCHEMA {identifier(operation.schema)} TO {TENANT}, {POOL}, {OPERATOR}")
     for statement in protect(table, names, actions=operation.actions):
         operations.execute(statement)
     if operation.owner is not None:
-        operations.execute(f"ALTER TABLE {table} OWNER TO {identifier(operation.owner)}")
+        operations.execute(_hand_over(table, identifier(operation.schema), identifier(operation.owner)))
+
+
+def _hand_over(table: str, schema: str, owner: str) -> str:
+    """Give the table to its owner, who must be allowed to create in the schema when no superuser does this."""
+    may_create = f"has_schema_privilege({literal(owner)}::regrole, {literal(schema)}::regnamespace, 'CREATE')"
+    return f"""
+        DO $hand_over$
+        DECLARE
+            lacking CONSTANT boolean DEFAULT NOT {may_create};
+        BEGIN
+            GRANT USAGE ON SCHEMA {schema} TO {owner};
+            IF lacking THEN GRANT CREATE ON SCHEMA {schema} TO {owner}; END IF;
+            ALTER TABLE {table} OWNER TO {owner};
+            IF lacking THEN REVOKE CREATE ON SCHEMA {schema} FROM {owner}; END IF;
+        END
+        $hand_over$
+    """
 
 
 def _check(table: sa.Table) -> None:

@@ -20,7 +20,7 @@ from flowstone.tenant.protection import policies, same
 from flowstone.tenant.signing import ContextKeys
 from flowstone.tenant_context import set_tenant_for_query, with_tenant
 from tests.postgres.servers import Server
-from tests.postgres.tenant.conftest import POOL_PASSWORD
+from tests.postgres.tenant.conftest import OPERATOR_PASSWORD, POOL_PASSWORD
 
 pytestmark = pytest.mark.postgres
 assert tenant_table.ALL  # its import registers the operation
@@ -130,3 +130,44 @@ def test_a_key_that_reaches_over_tenants_is_refused(
         op.tenant_table("refused", sa.Column("note", sa.Text), column, key=["note"])
     with server.connect() as admin:
         assert admin.execute("SELECT to_regclass('public.refused')").fetchone() == (None,)
+
+
+def test_a_table_in_a_schema_of_its_own_can_be_purged_and_restored(
+    operations: Callable[[], Any], server: Server
+) -> None:
+    """The operator reaches it by its name, to digest and delete a tenant's rows, and to restore its protection."""
+    schema = f"sales_{uuid.uuid4().hex[:8]}"
+    with operations() as op:
+        op.execute(f"CREATE SCHEMA {schema}")
+        op.tenant_table("booking", sa.Column("id", sa.BigInteger), key=["id"], schema=schema)
+    with server.connect() as admin:
+        admin.execute(f"INSERT INTO {schema}.booking (tenant_id, id) VALUES ('tenant_a', 1), ('tenant_b', 2)".encode())
+        admin.execute(f"ALTER TABLE {schema}.booking DISABLE ROW LEVEL SECURITY".encode())
+    conninfo = server.conninfo("postgres", "flowstone_operator", OPERATOR_PASSWORD)
+    with psycopg.connect(conninfo, autocommit=True) as operator:
+        assert operator.execute(f"DELETE FROM {schema}.booking WHERE tenant_id = 'tenant_a'".encode()).rowcount == 1
+        operator.execute("SELECT flowstone.restore_protection(%s::text::regclass)", [f"{schema}.booking"])
+    with server.connect() as admin:
+        query = "SELECT relrowsecurity FROM pg_class WHERE oid = %s::text::regclass"
+        assert admin.execute(query, [f"{schema}.booking"]).fetchone() == (True,)
+        admin.execute(f"DROP SCHEMA {schema} CASCADE".encode())
+
+
+def test_an_installer_need_not_be_a_superuser(server: Server) -> None:
+    """A login that may create roles, and has the owner's rights and a schema of its own, makes a table in it."""
+    name = f"plain_{uuid.uuid4().hex[:8]}"
+    with server.connect() as admin:
+        admin.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{POOL_PASSWORD}' IN ROLE flowstone_owner".encode())
+        admin.execute(f"CREATE SCHEMA {name} AUTHORIZATION {name}".encode())
+    reach = partial(psycopg.connect, server.conninfo("postgres", name, POOL_PASSWORD))
+    engine = sa.create_engine("postgresql+psycopg://", creator=reach, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        op: Any = Operations(MigrationContext.configure(connection))
+        op.tenant_table("booking", sa.Column("id", sa.BigInteger), key=["id"], schema=name)
+    with server.connect() as admin:
+        query = "SELECT relowner::regrole::text FROM pg_class WHERE oid = %s::text::regclass"
+        assert admin.execute(query, [f"{name}.booking"]).fetchone() == ("flowstone_owner",)
+        held = "SELECT has_schema_privilege('flowstone_owner', %s, 'CREATE')"
+        assert admin.execute(held, [name]).fetchone() == (False,)
+        admin.execute(f"DROP SCHEMA {name} CASCADE".encode())
+        admin.execute(f"DROP ROLE {name}".encode())
