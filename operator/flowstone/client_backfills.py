@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from flowstone.backfill.records import BackfillRecord, Counts, NewBackfill, Select
+from flowstone.backfill.tenancy import KnownTenant
 from flowstone.client_function import Function, described, job_of, listed, target_of, work_off
 from flowstone.db.abandoned import unfinished
 from flowstone.db.ledger import Ledger
 from flowstone.db.tenants import TenantRow
 from flowstone.errors import InvalidSet, InvalidSpec, LedgerError, LedgerRefused
 from flowstone.guard import TIERS, Asset, GuardContext, Guards, Tenant
-from flowstone.local import LocalJob, LocalMachine
+from flowstone.local import LocalJob, LocalMachine, known_tenant
 from flowstone.partition import Key, PartitionSet, serialize
 from flowstone.tenant.capability import current
 from flowstone.tenant.names import NAMESPACE, asset_identity, namespace_scope, tenant_scope
@@ -124,7 +125,7 @@ class Backfills:
         machine = self._machine(self._ledger())
         new = self._new(asset, scope, {**spec, "function": target, "machine": machine.name}, keys)
         abandoned = self._unfinished(new, machine)
-        job = job_of(self._queue(new, keys, select), asset, target, dimensions)
+        job = job_of(self._queue(new, keys, select), asset, target, dimensions, self._known())
         self._work_off(machine, job, abandoned, progress)
         return new.uid
 
@@ -207,6 +208,11 @@ class Backfills:
         row = self._tenant(capability.tenant_id)
         self._guards.require("materialize", asset, GuardContext(Tenant(row.tenant_id, row.tier)))
         return row.scope
+
+    def _known(self) -> KnownTenant | None:
+        """The tenant in force, with its limit."""
+        capability = current()
+        return None if capability is None else known_tenant(self._tenant(capability.tenant_id), NAMESPACE)
 
     def _mine(self, uid: str) -> BackfillRecord:
         capability = current()

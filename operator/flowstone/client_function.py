@@ -17,6 +17,7 @@ from flowstone.backfill.plan import Plan
 from flowstone.backfill.records import NewBackfill
 from flowstone.backfill.request import Request
 from flowstone.backfill.standing import Standing
+from flowstone.backfill.tenancy import Admission, KnownTenant
 from flowstone.errors import InvalidPartition, InvalidSpec, LedgerRefused
 from flowstone.executor.jobs import Work, job_prefix
 from flowstone.executor.program import function_program
@@ -81,7 +82,7 @@ def _type(element: object) -> DimensionType:
     return "date" if isinstance(element, date) else "string"
 
 
-def job_of(new: NewBackfill, asset_id: str, target: str, dimensions: Described) -> LocalJob:
+def job_of(new: NewBackfill, asset_id: str, target: str, dimensions: Described, tenant: KnownTenant | None) -> LocalJob:
     """Return the job of a backfill that is queued already.
 
     Args:
@@ -89,6 +90,7 @@ def job_of(new: NewBackfill, asset_id: str, target: str, dimensions: Described) 
         asset_id: The asset's id.
         target: `module:name` of the function.
         dimensions: As `described` returns them.
+        tenant: Whose work it is, once a guard let it; None for nobody's.
     """
     # Constructed, not validated: an asset's id such as daily_report is no name of a resource, and need not be one.
     spec = BackfillSpec.model_construct(
@@ -99,7 +101,11 @@ def job_of(new: NewBackfill, asset_id: str, target: str, dimensions: Described) 
     )
     request = Request(new.uid, new.namespace, new.name, spec, dict(new.spec), job_prefix(new.name, new.uid))
     work = Work(new.name, new.namespace, new.uid, asset_id, new.asset, dimensions, {})
-    return LocalJob(request, work, function_program(target), _no_plan, _python_path())
+
+    async def admit() -> Admission:
+        return Admission() if tenant is None else Admission({tenant.scope: tenant})
+
+    return LocalJob(request, work, function_program(target), _no_plan, admit, path=_python_path())
 
 
 async def _no_plan() -> Plan:

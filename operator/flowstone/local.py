@@ -20,17 +20,19 @@ from pathlib import Path
 import structlog
 
 from flowstone.backfill.edges.local_login import LocalLogin, target_of
-from flowstone.backfill.engine import in_thread
+from flowstone.backfill.engine import everybody, in_thread
 from flowstone.backfill.local import Interrupts, LocalRun, Show, alone
 from flowstone.backfill.plan import Plan
 from flowstone.backfill.request import Limits, Request, Tools
 from flowstone.backfill.standing import Standing
+from flowstone.backfill.tenancy import Admission, KnownTenant
 from flowstone.db.embedded import default_folder
 from flowstone.db.ledger import Ledger
 from flowstone.db.logins import Logins
+from flowstone.db.tenants import TenantRow
 from flowstone.errors import LedgerBusy, LedgerError
 from flowstone.executor.jobs import Work
-from flowstone.executor.processes import Processes
+from flowstone.executor.processes import Processes, Storage, no_storage
 from flowstone.executor.program import Program, surroundings
 from flowstone.telemetry import Logger, Metrics
 
@@ -43,12 +45,19 @@ def home_of(folder: Path | None) -> Path:
     return default_folder().parent / "local" if folder is None else folder / "local"
 
 
+def known_tenant(row: TenantRow, namespace: str) -> KnownTenant:
+    """A registered tenant as a backfill sees it; on this machine every namespace may use every tenant."""
+    return KnownTenant(row.tenant_id, row.tier, row.scope, secret="", namespaces=(namespace,), limit=row.max_parallel)
+
+
 @dataclass(frozen=True, slots=True)
 class LocalJob:
     """One backfill to work off.
 
     Attributes:
         plan: Makes the plan, while there is none.
+        admit: Judges the backfill's tenants before every hand-out.
+        storage: The parts of the asset's storage location for a tenant.
         path: Where its processes look for Python modules besides.
     """
 
@@ -56,6 +65,8 @@ class LocalJob:
     work: Work
     program: Program
     plan: Callable[[], Awaitable[Plan]]
+    admit: Callable[[], Awaitable[Admission]] = everybody
+    storage: Storage = no_storage
     path: Sequence[str] = ()
 
 
@@ -91,6 +102,7 @@ class LocalMachine:
             work=job.work,
             login=login,
             around=surroundings(self._environment, sysconfig.get_path("scripts"), job.path),
+            storage=job.storage,
         )
 
     async def run(self, job: LocalJob, *, interrupts: Interrupts, show: Show) -> Standing:
@@ -104,8 +116,10 @@ class LocalMachine:
         uid, tools = job.request.uid, self._tools()
         with alone(self._lock(uid)):
             try:
-                executor = self.executor(job)
-                return await LocalRun(tools, job.request, executor, job.plan, interrupts=interrupts, show=show).run()
+                loop = LocalRun(
+                    tools, job.request, self.executor(job), job.plan, job.admit, interrupts=interrupts, show=show
+                )
+                return await loop.run()
             finally:
                 await in_thread(self._release, uid, tools.limits.owner)
 

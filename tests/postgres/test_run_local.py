@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
+from flowstone.db.ledger import Ledger
+from flowstone.db.tenants import TenantRegistry
 from tests.conformance.processes_world import command_of, processes_of
 from tests.postgres.conftest import Place
 
@@ -39,7 +41,7 @@ class Desk:
         self.file = folder / "backfill.yaml"
         self.uids: set[str] = set()
 
-    def write(self, function: str, keys: str = "abc", **spec: Any) -> None:
+    def write(self, function: str, keys: Iterable[str] = "abc", **spec: Any) -> None:
         """Write the file: an Asset that runs a function, and a Backfill over some letters."""
         container = {"name": "main", "image": "example/none:1", "command": ["flowstone", "work"]}
         container["args"] = [f"tests.postgres.local_code:{function}"]
@@ -283,6 +285,34 @@ def test_what_makes_no_sense_is_exit_code_2(desk: Desk, change: Callable[[Desk],
     done = desk.run()
     assert (done.returncode, words in done.stderr) == (code, True), done.stderr
     assert desk.batches() == []
+
+
+def test_tenants_are_judged_and_kept_apart(desk: Desk, tmp_path: Path) -> None:
+    """An asset for tier premium over two tenants: the premium one's partition is made under its own login and in its
+    own place, the basic one's is skipped with the reason, and a tenant that nobody registered is named."""
+    with Ledger.connect(desk.place.operator, cluster="local") as ledger:
+        registry = TenantRegistry(ledger.database, "local")
+        registry.register("acme", "premium")
+        registry.register("globex", "basic")
+    script = f'echo "$FLOWSTONE_TENANT $FLOWSTONE_STORAGE_PREFIX $PGUSER" >> {tmp_path}/said'
+    desk.write("nothing", ["acme|a", "globex|a"])
+    asset, backfill = yaml.safe_load_all(desk.file.read_text())
+    asset["spec"] |= {
+        "partitionedBy": [{"name": "org", "type": "tenant"}, {"name": "letter", "type": "string"}],
+        "requiredTier": "premium",
+        "storage": {"bucket": "data", "prefix": "by/{tenant}/"},
+    }
+    asset["spec"]["template"]["spec"]["containers"][0] |= {"command": ["sh", "-c", script], "args": []}
+    desk.file.write_text(yaml.safe_dump_all([asset, backfill]))
+    done = desk.run()
+    assert (done.returncode, "tenant globex (tier basic, required premium)" in done.stderr) == (1, True), done.stderr
+    assert desk.states() == {"acme|a": "succeeded", "globex|a": "skipped"}
+    (said,) = (tmp_path / "said").read_text().splitlines()
+    assert said.startswith("acme by/acme/ tn_")
+    backfill["spec"]["keys"] = ["initech|a"]
+    desk.file.write_text(yaml.safe_dump_all([asset, backfill]))
+    unknown = desk.run()
+    assert (unknown.returncode, "initech" in unknown.stderr) == (1, True)
 
 
 def test_without_local_it_says_what_is_for_a_cluster(desk: Desk) -> None:

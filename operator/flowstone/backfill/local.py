@@ -21,6 +21,7 @@ from flowstone.backfill.plan import Plan
 from flowstone.backfill.records import Counts, OpenBatch
 from flowstone.backfill.request import LeasedError, Progress, Request, Tools
 from flowstone.backfill.standing import Stand, Standing
+from flowstone.backfill.tenancy import Admission
 from flowstone.errors import LedgerBusy, LedgerUnavailable
 from flowstone.executor.processes import Processes
 
@@ -82,6 +83,7 @@ class LocalRun:
 
     Args:
         plan: Makes the plan; called only while the backfill is not planned yet.
+        admit: Judges the tenants of the backfill, before every hand-out.
         show: Told of each pass.
     """
 
@@ -91,6 +93,7 @@ class LocalRun:
         request: Request,
         executor: Processes,
         plan: Callable[[], Awaitable[Plan]],
+        admit: Callable[[], Awaitable[Admission]],
         *,
         interrupts: Interrupts,
         show: Show,
@@ -99,6 +102,7 @@ class LocalRun:
         self._request = request
         self._executor = executor
         self._plan = plan
+        self._admit = admit
         self._interrupts = interrupts
         self._show = show
 
@@ -124,7 +128,9 @@ class LocalRun:
         spec = self._request.spec
         if suspend := self._interrupts.suspend:
             spec = spec.model_copy(update={"suspend": suspend})
-        engine = Engine(self._tools, replace(self._request, spec=spec), self._executor, self._plan, progress)
+        engine = Engine(
+            self._tools, replace(self._request, spec=spec), self._executor, self._plan, progress, self._admit
+        )
         try:
             standing = await engine.advance()
         except LeasedError:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from flowstone.backfill.local import Interrupts, Pass
 from flowstone.backfill.plan import Plan, asset_identity, make_plan
 from flowstone.backfill.records import Counts
 from flowstone.backfill.request import Request
+from flowstone.backfill.tenancy import Admission, places_of
 from flowstone.cli.exits import Exit, of_backfill
+from flowstone.cli.local_tenants import LocalTenants
 from flowstone.cli.manifests import Request as Manifests
 from flowstone.cli.watching import Show, picture
 from flowstone.db.embedded_tenants import open_home
@@ -33,6 +36,7 @@ from flowstone.errors import InvalidSpec
 from flowstone.executor.delivery import delivery_of
 from flowstone.executor.jobs import Work, job_prefix
 from flowstone.executor.program import program_of
+from flowstone.guard import Guards
 from flowstone.local import LocalJob, LocalMachine, home_of
 
 CLUSTER = "local"
@@ -64,6 +68,7 @@ class Place:
     ledger: Ledger
     conninfo: str
     home: Path
+    embedded: bool
 
 
 @contextmanager
@@ -77,12 +82,12 @@ def place(database: str | None, folder: Path | None) -> Iterator[Place]:
     if database is not None:
         with Ledger.connect(database, cluster=CLUSTER) as ledger:
             ledger.check_schema()
-            yield Place(ledger, database, home)
+            yield Place(ledger, database, home, embedded=False)
         return
     server = open_home(folder, CLUSTER)
     try:
         with Ledger.connect(server.operator_url, cluster=CLUSTER) as ledger:
-            yield Place(ledger, server.operator_url, home)
+            yield Place(ledger, server.operator_url, home, embedded=True)
     finally:
         server.close()
 
@@ -100,7 +105,8 @@ class Session:
         self._interrupts = Interrupts()
         self._machine = LocalMachine(here.ledger, here.conninfo, here.home, os.environ)
         self._backfill, self._asset = _parsed(asked, namespace or asked.namespace or "default")
-        self._plan = make_plan(CLUSTER, self._backfill, self._asset)
+        self._tenants = LocalTenants(here.ledger, Guards.installed(), cluster=CLUSTER, create=here.embedded)
+        self._plan = self._planned()
         self._job = self._made(asked)
         self._face = Face(here.ledger, self._described(asked), delivery_of(self._asset.spec.template))
 
@@ -121,6 +127,11 @@ class Session:
             return Exit.INTERRUPTED, self._face.resource
         self._name_log()
         return of_backfill(self._face.resource) or Exit.OK, self._face.resource
+
+    def _planned(self) -> Plan:
+        admission = self._tenants.judge(self._backfill, self._asset)
+        usable = self._tenants.usable() if self._asset.spec.tenant_dimension is not None else ()
+        return make_plan(CLUSTER, self._backfill, self._asset, tenants=usable, skipped=admission.refused)
 
     def _made(self, asked: Manifests) -> LocalJob:
         backfill, asset = self._backfill, self._asset
@@ -146,7 +157,11 @@ class Session:
         async def plan() -> Plan:
             return self._plan
 
-        return LocalJob(request, work, program_of(asset.spec.template, os.environ), plan)
+        async def admit() -> Admission:
+            return await in_thread(self._tenants.judge, backfill, asset)
+
+        storage = partial(places_of, asset.spec.storage)
+        return LocalJob(request, work, program_of(asset.spec.template, os.environ), plan, admit, storage)
 
     def _digest(self) -> str:
         """What is asked for: a file that asks for other partitions is another backfill."""

@@ -69,6 +69,12 @@ class TenantRegistry:
             )
         return row
 
+    def all_active(self) -> list[TenantRow]:
+        """Return the rows of all tenants that may work, by id."""
+        query = f"SELECT {_COLUMNS} FROM flowstone.tenant WHERE cluster = %(cluster)s AND state = 'active' ORDER BY 2"  # noqa: S608 - constants
+        with self._database.transaction() as tx:
+            return [TenantRow(*row) for row in tx.rows(query, {"cluster": self._cluster})]
+
     def register(self, tenant_id: str, tier: str = "basic") -> TenantRow:
         """Register a tenant, unless it is there; either way return what is there.
 

@@ -168,7 +168,12 @@ def _owner(work: Work) -> dict[str, Any]:
 
 
 def contract_values(
-    batch: ClaimedBatch, work: Work, *, partitions_file: str, tenant: str | None = None
+    batch: ClaimedBatch,
+    work: Work,
+    *,
+    partitions_file: str,
+    tenant: str | None = None,
+    storage: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Return the variables of the contract as a worker finds them, without libpq's."""
     values = {
@@ -187,14 +192,13 @@ def contract_values(
         values["FLOWSTONE_PARTITION"] = batch.partitions[0]
     if tenant is not None:
         values["FLOWSTONE_TENANT"] = tenant
-    return values
+    return values | {f"FLOWSTONE_STORAGE_{name.upper()}": text for name, text in (storage or {}).items()}
 
 
 def _environment(
     batch: ClaimedBatch, work: Work, secret: str | None, tenant: str | None, storage: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    values = dict(contract_values(batch, work, partitions_file=f"{KEYS_FOLDER}/partitions", tenant=tenant))
-    values |= {f"FLOWSTONE_STORAGE_{name.upper()}": text for name, text in storage.items()}
+    values = contract_values(batch, work, partitions_file=f"{KEYS_FOLDER}/partitions", tenant=tenant, storage=storage)
     # Kubernetes would expand `$(NAME)` in a value; `$$` stands for one `$`.
     plain = [{"name": name, "value": value.replace("$", "$$")} for name, value in values.items()]
     return plain + ([_from_secret(name, secret) for name in PG_VARIABLES] if secret else [])

@@ -30,6 +30,14 @@ GLANCE = 0.03
 Login = Callable[[str], Mapping[str, str]]
 """Makes sure that a scope's login is let in; returns libpq's variables for it."""
 
+Storage = Callable[[str | None], Mapping[str, str]]
+"""The parts of the asset's storage location for a tenant."""
+
+
+def no_storage(tenant: str | None) -> Mapping[str, str]:
+    """The storage of an asset that names none."""
+    return {}
+
 
 class Processes:
     """The processes of one backfill.
@@ -40,6 +48,7 @@ class Processes:
         work: What the backfill's batches have in common; its template is not used.
         login: See `Login`; called in a thread.
         around: What the processes inherit of this one's environment.
+        storage: See `Storage`.
     """
 
     def __init__(
@@ -50,12 +59,14 @@ class Processes:
         work: Work,
         login: Login,
         around: Mapping[str, str],
+        storage: Storage = no_storage,
     ) -> None:
         self._folder = folder
         self._program = program
         self._work = work
         self._login = login
         self._around = around
+        self._storage = storage
         self._running: set[str] = set()
 
     # -- the port -----------------------------------------------------------------------------------------------------
@@ -132,7 +143,13 @@ class Processes:
         login = self._login(batch.scope)
         run.write_keys(batch.partitions)
         tenant = tenant_of_scope(batch.scope)
-        contract = contract_values(batch, self._work, partitions_file=str(run.path / KEYS), tenant=tenant)
+        contract = contract_values(
+            batch,
+            self._work,
+            partitions_file=str(run.path / KEYS),
+            tenant=tenant,
+            storage=self._storage(tenant),
+        )
         words, environment = resolved(self._program, {**contract, **login}, self._around)
         run.start(words, environment, self._working_folder(), self._program.grace)
 
