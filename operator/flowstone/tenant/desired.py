@@ -17,7 +17,7 @@ from flowstone.api.parse import parse_meta, validated
 from flowstone.api.tenant import TenantSpec
 from flowstone.errors import InvalidSpec
 from flowstone.tenant.capability import TENANT_ID
-from flowstone.tenant.names import tenant_scope
+from flowstone.tenant.names import CANARY_PREFIX, tenant_scope
 
 ABANDON = "flowstone.dev/abandon"
 """Annotation: a Tenant that is being deleted lets go of its resource without touching the database; the way out."""
@@ -120,6 +120,8 @@ def _tenant_id(name: str, spec: TenantSpec) -> str:
     tenant_id = spec.id or name
     if not TENANT_ID.fullmatch(tenant_id):
         raise InvalidSpec("metadata.name", name, "no tenant id: set spec.id")
+    if tenant_id.startswith(CANARY_PREFIX):
+        raise InvalidSpec("spec.id", tenant_id, "reserved for the proof of isolation: choose another")
     return tenant_id
 
 

@@ -8,6 +8,9 @@ from flowstone.tenant.capability import TENANT_ID
 NAMESPACE = "default"
 """Namespace of work that a Python program does itself."""
 
+CANARY_PREFIX = "flowstone-canary-"
+"""Beginning of the ids of tenants that only the proof of isolation uses; no Tenant can have one."""
+
 
 def tenant_scope(cluster: str, tenant_id: str) -> str:
     """Return the scope of a tenant."""
