@@ -1,7 +1,7 @@
-"""The set-up step: load all flights of 2013 into Postgres, once.
+"""The set-up step: load all flights of 2013 into Postgres, once, and make the airlines' own table.
 
-Runs as a Kubernetes Job (setup.yaml) with a login that may create schemas; libpq's PG* variables say where. All is one
-transaction: it is there completely or not at all, and a second run changes nothing.
+Runs as a Kubernetes Job (setup.yaml) with a login that may create schemas; libpq's PG* variables say where. Loading is
+one transaction, and making the table another: each is there completely or not at all, and a second run changes nothing.
 """
 
 import hashlib
@@ -10,6 +10,11 @@ import zipfile
 from pathlib import Path
 
 import psycopg
+import sqlalchemy as sa
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+
+from flowstone.db import tenant_table  # noqa: F401 - registers op.tenant_table
 
 HERE = Path(__file__).resolve().parent
 
@@ -53,12 +58,34 @@ def _copy(cursor: psycopg.Cursor, data: Path) -> int:
     return cursor.rowcount
 
 
+def airlines_table(connection: sa.Connection) -> bool:
+    """Make flights.airline_months, as a revision of Alembic would; False when it was there already."""
+    if sa.inspect(connection).has_table("airline_months", "flights"):
+        return False
+    op = Operations(MigrationContext.configure(connection))
+    op.tenant_table(
+        "airline_months",
+        sa.Column("month", sa.Date, nullable=False),
+        sa.Column("flights", sa.Integer, nullable=False),
+        sa.Column("cancelled", sa.Integer, nullable=False),
+        sa.Column("mean_departure_delay", sa.Double, comment="minutes; NULL: none departed"),
+        sa.Column("miles", sa.BigInteger, nullable=False),
+        key=["month"],
+        schema="flights",
+    )
+    op.execute("GRANT SELECT ON flights.flight TO flowstone_tenant")  # every airline may read all flights
+    return True
+
+
 def main() -> None:
-    """Load the file that lies beside this one."""
+    """Load the file that lies beside this one, and make the table."""
     data = Path(os.environ.get("FLIGHTS_DATA", HERE / "flights.csv.zip"))
     with psycopg.connect("", autocommit=True) as connection:
         rows = setup(connection, data)
     print(f"{rows} flights loaded" if rows else "the flights were loaded before; nothing to do")
+    with sa.create_engine("postgresql+psycopg://").begin() as connection:  # where PG* say, as above
+        if airlines_table(connection):
+            print("table flights.airline_months made; each airline's login will see its own rows")
 
 
 if __name__ == "__main__":
