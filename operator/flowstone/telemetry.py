@@ -59,7 +59,19 @@ class Metrics:
         self.batches = self._counter("batches", "Batches by what happened to them.", "event")
         self.partitions = self._counter("partitions", "Partitions settled, by state.", "state")
         self.api = self._counter("api_requests", "Requests to the API server.", "verb", "status")
-        self.queue_depth = Gauge("flowstone_queue_depth", "Keys that wait for a reconcile.", registry=self.registry)
+        self.queue_depth = self._gauge("queue_depth", "Keys that wait for a reconcile.")
+        self.isolation_verified = self._gauge("isolation_verified", "Whether tenants' isolation was proven: 1 or 0.")
+        self.isolation_failed = self._gauge("isolation_checks_failed", "Checks and attacks of the proof that failed.")
+        self.isolation_time = self._gauge("isolation_proven_timestamp_seconds", "Unix time of the last attacks.")
+
+    def isolation(self, verified: bool, failed: int, at: float) -> None:
+        """Note what the proof of isolation found."""
+        self.isolation_verified.set(verified)
+        self.isolation_failed.set(failed)
+        self.isolation_time.set(at)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"flowstone_{name}", text, registry=self.registry)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"flowstone_{name}", text, list(labels), registry=self.registry)

@@ -17,7 +17,7 @@ class Verdicts:
 
     Args:
         hardened: Reads condition `Hardened` back from the catalogue.
-        isolated: Returns the last proof of isolation; None before the first.
+        isolated: Proves isolation, or returns the last proof while it is good; None where nothing proves it.
         clock: Seconds, monotonic.
     """
 
@@ -28,10 +28,9 @@ class Verdicts:
         *,
         clock: Callable[[], float],
     ) -> None:
-        self._read = hardened
-        self._isolated = isolated
+        self._readers: tuple[Callable[[], Verdict | None], ...] = (hardened, isolated)
         self._clock = clock
-        self._hardened: Verdict | None = None
+        self._found: list[Verdict | None] = [None, None]
         self._at: float | None = None
         self._lock = asyncio.Lock()
 
@@ -39,9 +38,13 @@ class Verdicts:
         """Return (hardened, isolated); a ledger that does not answer leaves the last finding."""
         async with self._lock:
             if self._at is None or self._clock() - self._at >= EVERY_SECONDS:
-                try:
-                    self._hardened = await asyncio.to_thread(self._read)
-                    self._at = self._clock()
-                except LedgerError:
-                    pass  # the tenant's own reconcile says so, in its status
-        return self._hardened, self._isolated()
+                await self._look()
+        return self._found[0], self._found[1]
+
+    async def _look(self) -> None:
+        for number, read in enumerate(self._readers):
+            try:
+                self._found[number] = await asyncio.to_thread(read)
+            except LedgerError:
+                return  # the tenant's own reconcile says so, in its status
+        self._at = self._clock()
