@@ -107,6 +107,7 @@ class Backfills:
             InvalidSpec, InvalidPartition, InvalidSet: The request names something that is not possible.
             TenantRefused: A guard said no.
             TenantUnknown: No active tenant of that id is registered.
+            LedgerBusy: Partitions of a function's run are queued in an earlier backfill that nobody works on.
         """
         spec: dict[str, Any] = {
             "asset": asset,

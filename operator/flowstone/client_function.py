@@ -18,7 +18,7 @@ from flowstone.backfill.records import NewBackfill
 from flowstone.backfill.request import Request
 from flowstone.backfill.standing import Standing
 from flowstone.backfill.tenancy import Admission, KnownTenant
-from flowstone.errors import InvalidPartition, InvalidSpec, LedgerRefused
+from flowstone.errors import InvalidPartition, InvalidSpec, LedgerBusy, LedgerRefused
 from flowstone.executor.jobs import Work, job_prefix
 from flowstone.executor.program import function_program
 from flowstone.local import LocalJob, LocalMachine
@@ -126,11 +126,16 @@ def work_off(machine: LocalMachine, job: LocalJob, abandoned: Sequence[str], tel
         abandoned: Uids of backfills that are closed first, unless their program still lives.
         tell: Told of each pass.
 
+    Raises:
+        LedgerBusy: It would have to wait for a backfill that nobody works on.
+
     Whatever is raised here meanwhile, Ctrl-C too, stops the processes first; what they had not done goes back.
     """
     interrupts, news = Interrupts(), queue.SimpleQueue[bool]()
 
     async def show(found: Pass) -> None:
+        if found.waiting is not None and not found.waiting.worked_on:
+            raise LedgerBusy(found.standing.message)
         news.put(True)
 
     async def everything() -> Standing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,10 +21,12 @@ from flowstone.api.parse import AssetResource, parse_backfill
 from flowstone.backfill.edges.assets import Assets
 from flowstone.backfill.edges.job_executor import JobExecutor
 from flowstone.backfill.edges.namespace_login import NamespaceLogin
+from flowstone.backfill.edges.tenants import Tenants
 from flowstone.backfill.secret import Endpoint
 from flowstone.db.ledger import Ledger
 from flowstone.db.logins import Logins
 from flowstone.db.migrate import migrate
+from flowstone.guard import Guards
 from flowstone.kube.client import Kube
 from flowstone.settings import OperatorSettings
 from tests.conformance.world import CLUSTER, Json
@@ -65,7 +68,7 @@ class JobsWorld:
     async def new_uid(self, name: str) -> str:
         self._kubectl.apply(backfill(name, "an-asset-that-is-not-there", keys=["a"]))
         uid: str = self._kubectl.get("backfill", name)["metadata"]["uid"]
-        self._kube = await self._connected()
+        self._kube = self._kube or await self._connected()
         return uid
 
     async def _connected(self) -> Kube:
@@ -82,6 +85,7 @@ class JobsWorld:
             kube=self._kube,
             assets=GivenAssets(self._kube, asset),
             login=login,
+            tenants=Tenants(self._kube, self.ledger, Guards(()), cluster=CLUSTER, clock=time.monotonic, enabled=False),
             backfill=parse_backfill(resource),
             cluster=CLUSTER,
             now=lambda: datetime.now(UTC),

@@ -19,7 +19,7 @@ import pytest
 
 from flowstone.client import FlowStone
 from flowstone.client_backfills import BackfillStatus
-from flowstone.errors import InvalidPartition, InvalidSpec
+from flowstone.errors import InvalidPartition, InvalidSpec, LedgerBusy
 from flowstone.partition import Dimension, explicit
 from flowstone.tenant_context import with_tenant
 from tests.conformance.processes_world import processes_of
@@ -187,6 +187,16 @@ def test_leaving_stops_the_processes_and_cancels_the_rest(stone: FlowStone) -> N
     status = stone.backfills.status(seen[0])
     assert (status.phase, status.cancelled) == ("Cancelled", 3)
     assert processes_of(seen[0]) == []
+
+
+def test_a_queued_backfill_that_nobody_works_on_is_named(stone: FlowStone) -> None:
+    """An earlier `run` without a function holds the partitions: the error names it, and after a cancel it goes on."""
+    earlier = stone.backfills.run("r", partitions=["a", "b"])
+    with pytest.raises(LedgerBusy, match=f"{earlier}.*has the same partitions.*cancel it"):
+        stone.backfills.run("r", partitions=["b", "c"], function=local_code.nothing)
+    stone.backfills.cancel(earlier)
+    id = stone.backfills.run("r", partitions=["b", "c"], function=local_code.nothing)
+    assert stone.backfills.status(id).succeeded == 2
 
 
 PROGRAM = """

@@ -16,12 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from flowstone.backfill.engine import UNSTARTED, Engine
+from flowstone.backfill.engine import UNSTARTED, Engine, in_thread
 from flowstone.backfill.plan import Plan
 from flowstone.backfill.records import Counts, OpenBatch
 from flowstone.backfill.request import LeasedError, Progress, Request, Tools
 from flowstone.backfill.standing import Stand, Standing
 from flowstone.backfill.tenancy import Admission
+from flowstone.db.waiting import Waiting, waits_for
 from flowstone.errors import LedgerBusy, LedgerUnavailable
 from flowstone.executor.processes import Processes
 
@@ -62,12 +63,18 @@ class Interrupts:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """What one pass found; `counts` is None when it could not be looked up."""
+    """What one pass found.
+
+    Attributes:
+        counts: None when they could not be looked up.
+        waiting: The backfill that it waits for, if it does.
+    """
 
     standing: Standing
     counts: Counts | None
     batches: Sequence[OpenBatch]
     again: float
+    waiting: Waiting | None = None
 
     @property
     def rests(self) -> bool:
@@ -143,7 +150,25 @@ class LocalRun:
         if standing.stand is Stand.SUSPENDED and suspend:
             standing = replace(standing, reason="Interrupted", message=_STOPPING[suspend])
         again = progress.again if progress.again is not None else UNSTARTED
-        return Pass(standing, progress.counts, progress.batches, again)
+        waiting = await self._waits_for(standing, progress)
+        if waiting is not None:
+            standing = Standing(Stand.WAITING, "WaitsForBackfill", _waits(waiting))
+        return Pass(standing, progress.counts, progress.batches, again, waiting)
+
+    async def _waits_for(self, standing: Standing, progress: Progress) -> Waiting | None:
+        """Why nothing is handed out although something is queued, if another backfill is the reason."""
+        counts, ledger = progress.counts, self._tools.ledger
+        if standing.stand is not Stand.RUNNING or counts is None or counts.running or not counts.queued:
+            return None
+        try:
+            return await in_thread(waits_for, ledger.database, self._request.uid)
+        except (LedgerBusy, LedgerUnavailable):  # the next pass asks again
+            return None
+
+
+def _waits(waiting: Waiting) -> str:
+    remedy = "it goes on when that one is done" if waiting.worked_on else "work that one off, or cancel it"
+    return f"backfill {waiting.name} ({waiting.uid}) has the same partitions and was asked for earlier: {remedy}"
 
 
 @contextmanager
