@@ -30,6 +30,7 @@ from flowstone.db.bootstrap import hardened
 from flowstone.db.endpoint import place_of
 from flowstone.db.ledger import Ledger
 from flowstone.db.logins import Logins
+from flowstone.db.proof import IsolationProof
 from flowstone.db.tenant_catalogue import TenantCatalogue
 from flowstone.db.tenant_purge import TenantPurge
 from flowstone.db.tenant_steps import TenantSteps
@@ -163,6 +164,13 @@ class Operator:
     def _tenant_environment(self) -> TenantEnvironment:
         database = self._ledger.database
         logins = Logins(database)
+        proof = IsolationProof(
+            database,
+            self._settings.database_url,
+            cluster=self._cluster,
+            log=self._log,
+            observe=self._metrics.isolation,
+        )
         return TenantEnvironment(
             kube=self._kube,
             ledger=self._ledger,
@@ -173,7 +181,7 @@ class Operator:
             owner=self._owner,
             login_conninfo=self._settings.database_url,
             endpoint=self._endpoint(),
-            verdicts=Verdicts(lambda: hardened(database), lambda: None, clock=time.monotonic),
+            verdicts=Verdicts(lambda: hardened(database), proof, clock=time.monotonic),
             new_password=lambda: secrets.token_urlsafe(24),
             now=_now,
             log=self._log,

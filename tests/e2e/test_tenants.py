@@ -133,6 +133,30 @@ def test_a_namespace_cannot_use_the_tenant_of_another(
     )
 
 
+def test_row_security_switched_off_by_hand_is_noticed_and_repaired(
+    namespace: Kubectl, operator: Kubectl, names: tuple[str, str], psql: Psql
+) -> None:
+    """Within two resyncs the Tenant tells of it and the table is protected again."""
+    name = names[0]
+    namespace.apply(tenant(name, namespace.namespace))
+    ready(operator, name)
+    psql("ALTER TABLE flowstone.materialization DISABLE ROW LEVEL SECURITY")
+    wait_for(
+        lambda: conditions(operator.get("tenant", name).get("status") or {}).get("IsolationVerified", {}),
+        lambda found: found.get("status") == "False" and "materialization" in found["message"],
+        seconds=150,
+        what="IsolationVerified=False",
+    )
+    query = "SELECT relrowsecurity FROM pg_class WHERE oid = 'flowstone.materialization'::regclass"
+    wait_for(lambda: psql(query), lambda rows: rows == [["t"]], seconds=30, what="row security is on again")
+    wait_for(
+        lambda: conditions(operator.get("tenant", name).get("status") or {}).get("IsolationVerified", {}),
+        lambda found: found.get("status") == "True",
+        seconds=150,
+        what="IsolationVerified=True",
+    )
+
+
 def test_deleting_a_tenant_by_mistake_loses_nothing(
     namespace: Kubectl, operator: Kubectl, image: str, names: tuple[str, str]
 ) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from time import time
 
+from structlog.stdlib import BoundLogger
 from structlog.typing import FilteringBoundLogger
 
 from flowstone.db.attack_runner import Ground, run, state
@@ -175,7 +176,7 @@ class IsolationProof:
         conninfo: str,
         *,
         cluster: str,
-        log: FilteringBoundLogger,
+        log: FilteringBoundLogger | BoundLogger,
         keys: ContextKeys | None = None,
         restore: bool = True,
         observe: Callable[[bool, int, float], None] = lambda verified, failed, at: None,

@@ -118,8 +118,10 @@ class Tenants:
 
 def unready(resource: Mapping[str, Any]) -> str:
     """Why a Tenant cannot be worked for now; "" when its status calls it ready."""
-    conditions = (resource.get("status") or {}).get("conditions") or []
-    ready = next((one for one in conditions if one.get("type") == "Ready"), None)
+    conditions = {one.get("type"): one for one in (resource.get("status") or {}).get("conditions") or []}
+    ready, isolated = conditions.get("Ready"), conditions.get("IsolationVerified", {})
     if ready is None:
         return "it has not been provisioned yet"
-    return "" if ready.get("status") == "True" else f"not ready: {ready.get('message') or ready.get('reason')}"
+    if ready.get("status") != "True":
+        return f"not ready: {ready.get('message') or ready.get('reason')}"
+    return f"isolation is not proven: {isolated.get('message')}" if isolated.get("status") == "False" else ""
