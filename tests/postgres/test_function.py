@@ -196,7 +196,7 @@ def test_a_queued_backfill_that_nobody_works_on_is_named(stone: FlowStone) -> No
         stone.backfills.run("r", partitions=["b", "c"], function=local_code.nothing)
     stone.backfills.cancel(earlier)
     id = stone.backfills.run("r", partitions=["b", "c"], function=local_code.nothing)
-    assert stone.backfills.status(id).succeeded == 2
+    assert stone.backfills.status(id).phase == "Succeeded"  # c may have been made before the refusal
 
 
 PROGRAM = """
