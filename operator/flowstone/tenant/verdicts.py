@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from flowstone.errors import LedgerError
+from flowstone.errors import LedgerError, LedgerRefused
 from flowstone.tenant.status import Verdict
 
 EVERY_SECONDS = 60.0
@@ -45,6 +45,8 @@ class Verdicts:
         for number, read in enumerate(self._readers):
             try:
                 self._found[number] = await asyncio.to_thread(read)
+            except LedgerRefused as error:  # a right or a table is missing: people shall see it, not miss the condition
+                self._found[number] = Verdict("Unknown", "NotKnown", str(error))
             except LedgerError:
                 return  # the tenant's own reconcile says so, in its status
         self._at = self._clock()
