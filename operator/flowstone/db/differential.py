@@ -28,6 +28,7 @@ _TABLES = f"""
     SELECT t.nspname, t.relname, 'tenant_id',
            (SELECT coalesce(sum(pg_relation_size(p.relid)), 0) FROM pg_partition_tree(t.oid) p) <= {COUNTED_BYTES},
            t.relkind = 'p', has_table_privilege(t.oid, 'SELECT')
+               AND has_schema_privilege(t.nspname::text, 'USAGE')
     FROM tenant_table t WHERE t.tenant IS NOT NULL AND NOT t.child ORDER BY 1, 2
 """  # noqa: S608 - put together from constants
 

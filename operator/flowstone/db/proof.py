@@ -23,7 +23,7 @@ from flowstone.db.canaries import Cage, Canaries
 from flowstone.db.catalogue_linter import Offence, lint
 from flowstone.db.connection import Database, Transaction
 from flowstone.db.differential import compare
-from flowstone.errors import LedgerError
+from flowstone.errors import LedgerError, LedgerRefused
 from flowstone.tenant.attack import Result
 from flowstone.tenant.hardening import MEASURES
 from flowstone.tenant.proof import Finding, Report, Standing, unknown, verdict
@@ -90,11 +90,16 @@ def verify(
     Raises:
         LedgerBusy: Another proof runs.
         LedgerUnavailable: Postgres does not answer.
-        LedgerRefused: The operator lacks a right for the proof.
     """
     with database.transaction() as tx:
         offences = lint(tx)
-    attacked = _attack(database, Canaries(database, cluster, conninfo), keys, clock)
+    try:
+        attacked = _attack(database, Canaries(database, cluster, conninfo), keys, clock)
+    except LedgerRefused as error:  # the canaries cannot do what tenants do
+        failed = Finding(
+            "attack", "none could be run", str(error), "see what the linter found; run `flowstone migrate`"
+        )
+        attacked = Report(VERSION, digest(), datetime.fromtimestamp(clock(), UTC), 0, (failed,))
     return Report(
         attacked.version,
         attacked.digest,

@@ -138,7 +138,8 @@ RIGHT_CHECKS: tuple[Check, ...] = (
         "tenants have a right on a sequence",
         f"""
         SELECT DISTINCT r.label || ': ' || a.privilege || ' TO ' || {_WHO}, NULL::oid
-        FROM relation r JOIN right_of a ON a.relid = r.oid WHERE r.relkind = 'S' AND NOT r.own
+        FROM relation r JOIN right_of a ON a.relid = r.oid
+        WHERE r.relkind = 'S' AND NOT r.own AND a.grantee IN (SELECT s.oid FROM served s)
         """,
         "REVOKE it and make the column an identity column: a sequence counts all tenants' rows",
     ),
@@ -149,7 +150,7 @@ RIGHT_CHECKS: tuple[Check, ...] = (
         JOIN place n ON n.oid = p.pronamespace JOIN pg_roles o ON o.oid = p.proowner
         WHERE p.prosecdef AND NOT n.own
           AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) x
-                      WHERE x.grantee IN (SELECT r.oid FROM reached r))
+                      WHERE x.grantee IN (SELECT s.oid FROM served s))
           AND (o.rolcanlogin OR o.rolsuper OR o.rolbypassrls
                OR NOT EXISTS (SELECT FROM unnest(p.proconfig) c (word) WHERE c.word ~ '^search_path=.*pg_temp"?$'))
         """,
@@ -180,7 +181,7 @@ RIGHT_CHECKS: tuple[Check, ...] = (
         SELECT 'schema ' || n.nspname || ' TO ' || CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE g.rolname END, NULL::oid
         FROM pg_namespace n CROSS JOIN aclexplode(n.nspacl) x LEFT JOIN pg_roles g ON g.oid = x.grantee
         LEFT JOIN flowstone.tenant t ON t.role_base = n.nspname
-        WHERE x.privilege_type = 'CREATE' AND x.grantee IN (SELECT r.oid FROM reached r) AND NOT n.nspname ^@ 'pg_temp_'
+        WHERE x.privilege_type = 'CREATE' AND x.grantee IN (SELECT s.oid FROM served s) AND NOT n.nspname ^@ 'pg_temp_'
           AND NOT n.nspname ^@ 'pg_toast'
           AND (t.role_base IS NULL OR g.rolname IS NULL OR g.rolname NOT IN (t.role_base || '_a', t.role_base || '_b'))
         UNION ALL
@@ -193,7 +194,7 @@ RIGHT_CHECKS: tuple[Check, ...] = (
         SELECT 'database: ' || x.privilege_type || ' TO ' || pg_get_userbyid(x.grantee), NULL::oid
         FROM pg_database d, aclexplode(d.datacl) x
         WHERE d.datname = current_database() AND x.grantee <> 0 AND x.privilege_type <> 'CONNECT'
-          AND x.grantee IN (SELECT r.oid FROM reached r)
+          AND x.grantee IN (SELECT s.oid FROM served s)
         """,
         "REVOKE it; a tenant of isolation Schema makes what it likes in its own schema alone",
     ),
@@ -202,7 +203,7 @@ RIGHT_CHECKS: tuple[Check, ...] = (
         f"""
         SELECT coalesce(n.nspname || ': ', '') || a.privilege_type || ' TO ' || {_WHO}, NULL::oid
         FROM pg_default_acl d CROSS JOIN aclexplode(d.defaclacl) a LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace
-        WHERE d.defaclobjtype IN ('r', 'S') AND a.grantee IN (SELECT r.oid FROM reached r) AND a.grantee <> d.defaclrole
+        WHERE d.defaclobjtype IN ('r', 'S') AND a.grantee IN (SELECT s.oid FROM served s) AND a.grantee <> d.defaclrole
           AND coalesce(d.defaclnamespace, 0) NOT IN (SELECT o.oid FROM own_schema o)
         """,
         "ALTER DEFAULT PRIVILEGES ... REVOKE; op.tenant_table grants what each table needs",

@@ -128,6 +128,7 @@ TABLE_CHECKS: tuple[Check, ...] = (
         """
         SELECT DISTINCT r.label, r.oid FROM relation r JOIN right_of a ON a.relid = r.oid
         WHERE NOT r.own AND r.nspname <> 'flowstone' AND r.oid NOT IN (SELECT t.oid FROM tenant_table t)
+          AND a.grantee IN (SELECT s.oid FROM served s)
           AND (r.relkind = 'f' OR r.relkind IN ('r', 'p')
                AND a.privilege IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER', 'REFERENCES', 'MAINTAIN'))
         """,

@@ -80,6 +80,15 @@ climb (member, oid) AS (
 reached (oid) AS (
     SELECT p.oid FROM principal p UNION SELECT c.oid FROM climb c UNION SELECT 0::oid
 ),
+tenanted (oid) AS (
+    SELECT t.oid FROM team t WHERE t.rolname <> 'flowstone_namespace'
+    UNION
+    SELECT m.member FROM tenanted p JOIN pg_auth_members m ON m.roleid = p.oid WHERE {_EDGE}
+),
+served (oid) AS (
+    SELECT p.oid FROM tenanted p
+    UNION SELECT c.oid FROM climb c WHERE c.member IN (SELECT p.oid FROM tenanted p) UNION SELECT 0::oid
+),
 own_schema (oid) AS (
     SELECT n.oid FROM pg_namespace n JOIN flowstone.tenant t ON t.role_base = n.nspname
 ),
@@ -114,7 +123,7 @@ marked (oid) AS (
                       AND p.polname IN ('tenant_rows', 'tenant_floor', 'pool_rows', 'pool_floor'))
            OR EXISTS (SELECT FROM pg_attrdef d WHERE d.adrelid = r.oid AND d.adnum = r.tenant
                       AND pg_get_expr(d.adbin, d.adrelid) = 'flowstone.tenant_id()')
-           OR EXISTS (SELECT FROM right_of a WHERE a.relid = r.oid))
+           OR EXISTS (SELECT FROM right_of a WHERE a.relid = r.oid AND a.grantee IN (SELECT s.oid FROM served s)))
 ),
 ancestor (oid) AS (
     SELECT m.oid FROM marked m
@@ -166,4 +175,8 @@ extra_policy AS (
     EXCEPT SELECT oid, name, permissive, command, roles, used, checked FROM wanted_policy
 )
 """  # noqa: S608 - put together from this package's constants
-"""Relations that the checks share: who works for tenants, what they reach, which tables have tenants' rows."""
+"""Relations that the checks share: who works for tenants, what they reach, which tables have tenants' rows.
+
+`reached` are all logins of scopes, pooled ones, what they are members of, and PUBLIC (0); `served` leaves out the
+namespaces' logins, which may have tables of their own.
+"""
