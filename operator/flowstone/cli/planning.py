@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -62,14 +62,18 @@ class Outlook:
         return asdict(self)
 
 
-def outlook(backfill: Json, asset: Json) -> Outlook:
-    """Work out what a Backfill over an Asset would do; both as manifests.
+def outlook(backfill: Json, asset: Json, tenants: Sequence[Json] = ()) -> Outlook:
+    """Work out what a Backfill over an Asset would do; all as manifests.
+
+    Args:
+        tenants: The Tenants that there are; those that name the Asset's namespace are the values of a tenant dimension.
 
     Raises:
         InvalidSpec: one of them makes no sense; names field, value and remedy.
     """
     spec = validated(BackfillSpec, backfill.get("spec"), "spec")
-    ascending = partition_set(validated(AssetSpec, asset.get("spec"), "spec"), spec)
+    usable = usable_tenants(tenants, (asset.get("metadata") or {}).get("namespace", "default"))
+    ascending = partition_set(validated(AssetSpec, asset.get("spec"), "spec"), spec, usable)
     ordered, total = ascending.ordered(spec.order), len(ascending)
     size = batch_size(spec.batch_size, queued=total, slots=spec.max_parallel)
     return Outlook(
@@ -84,6 +88,17 @@ def outlook(backfill: Json, asset: Json) -> Outlook:
         select=spec.select,
         digest=ascending.hash,
     )
+
+
+def usable_tenants(tenants: Sequence[Json], namespace: str) -> list[str]:
+    """Ids of the Tenants that a namespace may use."""
+    specs = [((one.get("metadata") or {}).get("name", ""), one.get("spec") or {}) for one in tenants]
+    return sorted(spec.get("id") or name for name, spec in specs if namespace in (spec.get("namespaces") or ()))
+
+
+def needs_tenants(asset: Json) -> bool:
+    """Whether an Asset has a tenant dimension."""
+    return any(one.get("type") == "tenant" for one in (asset.get("spec") or {}).get("partitionedBy") or ())
 
 
 def picture(plan: Outlook) -> RenderableType:

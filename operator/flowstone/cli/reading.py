@@ -12,7 +12,7 @@ import yaml
 
 from flowstone.cli import explaining, planning
 from flowstone.cli.cluster import Cluster
-from flowstone.cli.manifests import Request, assets_of, request
+from flowstone.cli.manifests import Request, assets_of, read, request
 from flowstone.cli.options import Context, File, Kubeconfig, Name, Namespace
 from flowstone.cli.output import Output, console
 from flowstone.errors import InvalidSpec
@@ -36,13 +36,20 @@ def plan(
     if asset is None:
         cluster = Cluster.connect(kubeconfig, context=context, namespace=namespace or asked.namespace)
         asset = cluster.get(paths.custom("assets", cluster.namespace, asked.asset))
-    found = planning.outlook(asked.backfill, asset)
+    tenants = _tenants(file, kubeconfig, context) if planning.needs_tenants(asset) else []
+    found = planning.outlook(asked.backfill, asset, tenants)
     if output is Output.JSON:
         typer.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
     elif output is Output.YAML:
         typer.echo(yaml.safe_dump(found.to_dict(), sort_keys=False, allow_unicode=True), nl=False)
     else:
         console().print(planning.picture(found))
+
+
+def _tenants(file: Path, kubeconfig: str | None, context: str | None) -> list[Json]:
+    """The Tenants of the file, or those of the cluster where it has none."""
+    here = [one for one in read(file) if one.get("kind") == "Tenant"]
+    return here or Cluster.connect(kubeconfig, context=context, namespace=None).list(paths.custom("tenants"))
 
 
 def _asset_in_files(asked: Request, asset_file: Path | None) -> Json | None:
@@ -97,7 +104,7 @@ def _job_of(cluster: Cluster, resource: Json, partition: str) -> str:
     mine = f"{LABEL_UID}={resource['metadata']['uid']}"
     for job in cluster.list(paths.jobs(cluster.namespace), labels=mine):
         keys = job["spec"]["template"]["metadata"].get("annotations", {}).get(ANNOTATION_KEYS, "")
-        if partition in keys.splitlines():
+        if partition in keys.split("\n"):
             return str(job["metadata"]["name"])
     remedy = "no Job works on it now, and it has not failed; Jobs of finished batches are deleted with their logs"
     raise InvalidSpec("PARTITION", partition, remedy)

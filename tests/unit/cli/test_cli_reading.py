@@ -90,9 +90,10 @@ def test_every_example_is_good(file: Path) -> None:
     """Each Backfill of the examples fits an Asset beside it."""
     here = [one for path in file.parent.glob("*.yaml") for one in yaml.safe_load_all(path.read_text("utf-8"))]
     assets = {one["metadata"]["name"]: one for one in here if one["kind"] == "Asset"}
+    tenants = [one for one in here if one["kind"] == "Tenant"]
     for one in yaml.safe_load_all(file.read_text("utf-8")):
         if one["kind"] == "Backfill":
-            assert outlook(one, assets[one["spec"]["asset"]]).total > 0
+            assert outlook(one, assets[one["spec"]["asset"]], tenants).total > 0
 
 
 def resource(counts: Json | None = None, **conditions: tuple[str, str]) -> Json:
