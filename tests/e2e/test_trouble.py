@@ -65,6 +65,18 @@ def test_what_the_schema_cannot_know_stalls_at_once(
     assert not namespace.list("jobs")
 
 
+def test_a_misspelt_field_of_the_template_is_refused(namespace: Kubectl, image: str) -> None:
+    """`comand` would be dropped by the API server, the image's own command would run, and its success would count."""
+    container = work(image, "nothing")
+    misspelt = {"image": image, "comand": container["command"]}
+    namespace.apply(asset("days", DAY, misspelt), backfill("b", "days", keys=ONE))
+    condition = standing(namespace, "b", "Stalled", "InvalidSpec", seconds=20)
+    assert 'unknown field "spec.template.spec.containers[0].comand"' in condition["message"]
+    assert not namespace.list("jobs")
+    namespace.apply(asset("days", DAY, container))
+    assert finished(namespace, "b", seconds=60)["phase"] == "Succeeded"
+
+
 def test_a_missing_image_is_blocked_and_cured_by_an_edit_of_the_asset(namespace: Kubectl, image: str) -> None:
     """Blocked within 30 s with the kubelet's words; after the edit the Job is made anew, and nobody was charged."""
     namespace.apply(

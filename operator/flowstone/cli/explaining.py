@@ -20,7 +20,7 @@ from flowstone.executor.port import Ended, Running
 Json = Mapping[str, Any]
 
 REMEDIES = {
-    "InvalidSpec": "create a Backfill with a corrected spec; this one will not do anything",
+    "InvalidSpec": "edit the Asset if it is named, and this goes on; otherwise create a corrected Backfill",
     "AssetNotFound": "create the Asset in the same namespace; the Backfill is taken up then",
     "ImagePull": "correct the image in the Asset's template; Jobs that never started are made anew",
     "QuotaExceeded": "raise the namespace's quota, or lower maxParallel",

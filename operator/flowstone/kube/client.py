@@ -80,8 +80,9 @@ class Kube:
                 return items
 
     async def create(self, path: str, body: Mapping[str, Any], *, dry_run: bool = False) -> Json:
-        """Create an object; 409 when the name is taken."""
-        query = {"fieldManager": FIELD_MANAGER} | ({"dryRun": "All"} if dry_run else {})
+        """Create an object; 409 when the name is taken. A trial run also refuses fields that the server would drop."""
+        trial = {"dryRun": "All", "fieldValidation": "Strict"}
+        query = {"fieldManager": FIELD_MANAGER} | (trial if dry_run else {})
         return await self._request("POST", path, body=body, query=query)
 
     async def apply(self, path: str, body: Mapping[str, Any], *, manager: str = FIELD_MANAGER) -> Json:
