@@ -9,7 +9,7 @@ from importlib.metadata import version as installed_version
 import typer
 from rich.console import Console
 
-from flowstone.cli import backfill, bootstrap, run_local, service
+from flowstone.cli import backfill, bootstrap, run_local, service, tenant
 from flowstone.cli.exits import Exit, of_error
 from flowstone.errors import FlowStoneError
 
@@ -25,6 +25,7 @@ def build() -> typer.Typer:
     """The whole command line."""
     app = typer.Typer(name="flowstone", help=HELP, epilog=NOTES, no_args_is_help=True, pretty_exceptions_enable=False)
     app.add_typer(backfill.commands())
+    app.add_typer(tenant.commands())
     for command in (run_local.run, service.operator, service.migrate, bootstrap.bootstrap, version):
         app.command()(command)
     return app

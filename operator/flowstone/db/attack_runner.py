@@ -33,12 +33,10 @@ class Ground:
     Attributes:
         keys: What contexts are signed with; None where this process does not have them.
         left_open: Names of the measures of `hardening` that are open.
-        now: Unix seconds.
     """
 
     keys: ContextKeys | None
     left_open: frozenset[str]
-    now: float
 
 
 def run(cage: Cage, attacks: Iterable[Attack], ground: Ground) -> Iterator[Result]:
@@ -135,7 +133,7 @@ def _reset(connection: Connection) -> None:
 def _words(cage: Cage, ground: Ground, victim: Connection) -> dict[str, str]:
     """Return what stands for the names in braces: literals, and a few plain names and numbers."""
     own, other = cage.attacker, cage.victim
-    row = victim.execute("SELECT current_database()").fetchone()
+    row = victim.execute("SELECT current_database(), extract(epoch FROM clock_timestamp())::bigint").fetchone()
     if row is None:
         raise LedgerUnavailable("the victim's session broke off")
     texts = {
@@ -145,7 +143,7 @@ def _words(cage: Cage, ground: Ground, victim: Connection) -> dict[str, str]:
         "victim_scope": other.scope,
         "victim_role": other.role_name,
         "secret": SECRET,
-        **_contexts(own, other, ground),
+        **_contexts(own, other, ground.keys, int(row[1])),
     }
     return {
         **{name: sql.Literal(text).as_string() for name, text in texts.items()},
@@ -158,19 +156,19 @@ def _words(cage: Cage, ground: Ground, victim: Connection) -> dict[str, str]:
     }
 
 
-def _contexts(own: Canary, victim: Canary, ground: Ground) -> dict[str, str]:
-    """Return contexts that nobody may be let in with, and one of the attacker's own."""
-    payload = f"{victim.scope}.{int(ground.now) + 3600:010d}"
+def _contexts(own: Canary, victim: Canary, given: ContextKeys | None, now: int) -> dict[str, str]:
+    """Return contexts that nobody may be let in with, and one of the attacker's own; `now` is the server's time."""
+    payload = f"{victim.scope}.{now + 3600:010d}"
     forged = f"{payload}.{hmac.new(b'no key', payload.encode(), 'sha256').hexdigest()}"
-    if ground.keys is None:
+    if given is None:
         return dict.fromkeys(("forged", "signed", "stretched", "expired", "foreign_key"), forged)
-    keys = ContextKeys(ground.keys.keys, own.scope.split("/")[1])
+    keys = ContextKeys(given.keys, own.scope.split("/")[1])
     tenant = tenant_of_scope(own.scope) or own.tenant_id
-    signed = keys.sign(tenant, int(ground.now) + 300)
+    signed = keys.sign(tenant, now + 300)
     return {
         "forged": forged,
         "signed": signed,
-        "stretched": f"{own.scope}.{int(ground.now) + 9000:010d}.{signed[-64:]}",
-        "expired": keys.sign(tenant, int(ground.now) - 10),
-        "foreign_key": ContextKeys.generate(keys.cluster).sign(tenant, int(ground.now) + 300),
+        "stretched": f"{own.scope}.{now + 9000:010d}.{signed[-64:]}",
+        "expired": keys.sign(tenant, now - 10),
+        "foreign_key": ContextKeys.generate(keys.cluster).sign(tenant, now + 300),
     }

@@ -132,6 +132,7 @@ class Canaries:
         finally:
             with suppress(LedgerError):
                 self._clean(bases)
+            with suppress(LedgerError):
                 self._release(owner)
 
     def _register(self, owner: str) -> list[str]:
@@ -196,8 +197,7 @@ class Canaries:
                 tx.connection.execute(query.format(sql.Identifier(table), sql.Identifier(column)), [whose])
             for base in bases:
                 _lock(tx.connection, f"{base}_a")
-            gone = sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(_pool_name(bases[0])))
-            tx.connection.execute(gone)
+            _drop(tx.connection, _pool_name(bases[0]))
 
 
 def canary_id(cluster: str, letter: str) -> str:
@@ -224,7 +224,13 @@ def _rows(canary: Canary, second: int, note: str) -> None:
         connection.execute(_ROWS, {"first": f"first row of {canary.role_name}", "second": second, "note": note})
 
 
+def _drop(connection: Connection, role_name: str) -> None:
+    if connection.execute("SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = %s", [role_name]).fetchone():
+        connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role_name)))
+
+
 def _lock(connection: Connection, role_name: str) -> None:
+    """Keep a login from being used until the next proof."""
     query = "SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = %s AND rolcanlogin"
     if connection.execute(query, [role_name]).fetchone():
         lock = sql.SQL("ALTER ROLE {} NOLOGIN PASSWORD NULL").format(sql.Identifier(role_name))

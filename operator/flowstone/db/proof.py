@@ -26,7 +26,7 @@ from flowstone.db.differential import compare
 from flowstone.errors import LedgerError, LedgerRefused
 from flowstone.tenant.attack import Result
 from flowstone.tenant.hardening import MEASURES
-from flowstone.tenant.proof import Finding, Report, Standing, unknown, verdict
+from flowstone.tenant.proof import Finding, Group, Report, Standing, grouped, unknown, verdict
 from flowstone.tenant.signing import ContextKeys
 from flowstone.tenant.status import Verdict
 from flowstone.tenant.suite import ATTACKS, CHECKS, VERSION, digest
@@ -108,6 +108,7 @@ def verify(
         (*map(finding, offences), *attacked.open),
         attacked.admitted,
         attacked.skipped,
+        (Group("catalogue", len(CHECKS), len(offences)), *attacked.groups),
     )
 
 
@@ -122,7 +123,7 @@ def _attack(database: Database, canaries: Canaries, keys: ContextKeys | None, cl
         left_open = frozenset(measure.name for measure in MEASURES if tx.rows(measure.open))
     with canaries.out() as cage:
         before = _states(cage)
-        results = list(run(cage, ATTACKS, Ground(keys, left_open, clock())))
+        results = list(run(cage, ATTACKS, Ground(keys, left_open)))
         compared, differences = compare(database, cage)
         changed = () if _states(cage) == before else (_changed(),)
     return Report(
@@ -133,6 +134,7 @@ def _attack(database: Database, canaries: Canaries, keys: ContextKeys | None, cl
         (*(_broken(one) for one in results if one.state == "open"), *differences, *changed),
         tuple(one.attack.id for one in results if one.state == "admitted"),
         tuple(one.attack.id for one in results if one.state == "skipped"),
+        (*grouped(results), Group("rows against the predicate", compared, len(differences) + len(changed))),
     )
 
 

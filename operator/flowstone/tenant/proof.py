@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from flowstone.tenant.attack import Result
 from flowstone.tenant.status import LONGEST, Verdict
 
 Kind = Literal["lint", "attack", "difference"]
@@ -32,6 +34,17 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """What came of the attacks or checks of one sort."""
+
+    name: str
+    tried: int
+    failed: int = 0
+    admitted: int = 0
+    skipped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What one run found.
 
@@ -43,6 +56,7 @@ class Report:
         open: What does not hold.
         admitted: Attacks that get somewhere because of what condition `Hardened` already names.
         skipped: Attacks that could not be tried.
+        groups: All of it by sort, for people.
     """
 
     version: int
@@ -52,6 +66,7 @@ class Report:
     open: tuple[Finding, ...] = ()
     admitted: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    groups: tuple[Group, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +103,16 @@ def verdict(standing: Standing) -> Verdict:
         found = f"{suite}, {len(opened)} failed{restored}: "
         return Verdict("False", "IsolationBroken", found + shortened(opened, LONGEST - len(found)))
     return Verdict("True", "Proven", suite + "".join(_notes(standing)))
+
+
+def grouped(results: Sequence[Result]) -> tuple[Group, ...]:
+    """Count attacks by the first word of their ids."""
+    names = dict.fromkeys(one.attack.id.partition("/")[0] for one in results)
+    counts = {name: Counter(one.state for one in results if one.attack.id.startswith(f"{name}/")) for name in names}
+    return tuple(
+        Group(f"attacks: {name}", found.total(), found["open"], found["admitted"], found["skipped"])
+        for name, found in counts.items()
+    )
 
 
 def _notes(standing: Standing) -> Iterator[str]:

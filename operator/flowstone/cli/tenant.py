@@ -1,0 +1,126 @@
+"""`flowstone tenant ...`: prove that tenants are kept apart, list them, ask for fresh credentials."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group as Lines
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from flowstone.cli.cluster import Cluster
+from flowstone.cli.exits import Exit, condition
+from flowstone.cli.options import Context, Kubeconfig
+from flowstone.cli.output import console
+from flowstone.cli.service import Url
+from flowstone.kube import paths
+from flowstone.tenant.desired import ROTATE
+from flowstone.tenant.proof import Report
+
+Json = Mapping[str, Any]
+
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="FLOWSTONE_CONTEXT_KEY_FILE", help="Key of signed contexts; without it some attacks are left out."
+    ),
+]
+TenantName = Annotated[str, typer.Argument(help="metadata.name of the Tenant.", show_default=False)]
+
+PROOF_CLUSTER = "flowstone-verify"
+"""Canaries of this command are its own, so that it never waits for the operator's."""
+
+
+def verify(database_url: Url = "", context_key_file: KeyFile = None) -> None:
+    """Prove on the real database that no tenant reaches another; exit code 1 when something is open.
+
+    Connects as the operator does (FLOWSTONE_DATABASE_URL or PG*). Two locked logins of canaries stay.
+    """
+    from flowstone.db.ledger import Ledger  # imported late: drivers are slow to load
+    from flowstone.db.proof import verify as prove
+    from flowstone.tenant.signing import ContextKeys
+
+    keys = None if context_key_file is None else ContextKeys.from_file(context_key_file)
+    with Ledger.connect(database_url, cluster=PROOF_CLUSTER) as ledger:
+        ledger.check_schema()
+        report = prove(ledger.database, database_url, cluster=PROOF_CLUSTER, keys=keys)
+    console().print(shown(report))
+    if report.open:
+        raise typer.Exit(Exit.FAILED)
+
+
+def shown(report: Report) -> RenderableType:
+    """What people see of a proof."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("CHECKED")
+    for column in ("HELD", "OPEN", "LEFT TO HARDENED", "NOT TRIED"):
+        table.add_column(column, justify="right")
+    for one in report.groups:
+        held = one.tried - one.failed - one.admitted - one.skipped
+        failed = Text(str(one.failed), style="bold red" if one.failed else "dim")
+        table.add_row(one.name, str(max(held, 0)), failed, str(one.admitted), str(one.skipped))
+    return Lines(table, *_findings(report), _summary(report))
+
+
+def _findings(report: Report) -> list[RenderableType]:
+    if not report.open:
+        return []
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("OPEN", "REMEDY"):
+        table.add_column(column, overflow="fold")
+    for one in report.open:
+        table.add_row(Text(str(one), style="red"), one.remedy)
+    return [Text(), table]
+
+
+def _summary(report: Report) -> RenderableType:
+    suite = f"suite {report.version}, sha256:{report.digest}, at {report.at:%Y-%m-%dT%H:%M:%SZ}"
+    if report.open:
+        return Text.assemble("\n", ("not proven: ", "bold red"), f"{len(report.open)} open. ", (suite, "dim"))
+    return Text.assemble("\n", ("proven: ", "bold green"), f"{report.checks} checks. ", (suite, "dim"))
+
+
+def list_all(context: Context = None, kubeconfig: Kubeconfig = None) -> None:
+    """List the cluster's Tenants and what is known of them."""
+    found = Cluster.connect(kubeconfig, context=context).list(paths.custom("tenants", None))
+    console().print(listing(found) if found else Text("no Tenants here", style="dim"))
+
+
+def listing(tenants: Sequence[Json]) -> RenderableType:
+    """One line per Tenant."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("NAME", "ID", "TIER", "ISOLATION", "READY", "HARDENED", "VERIFIED", "NAMESPACES"):
+        table.add_column(column)
+    for one in tenants:
+        spec, name = one.get("spec") or {}, str(one["metadata"]["name"])
+        states = [_state(one, kind) for kind in ("Ready", "Hardened", "IsolationVerified")]
+        words = (str(spec.get("id") or name), str(spec.get("tier", "basic")), str(spec.get("isolation", "Shared")))
+        table.add_row(name, *words, *states, ", ".join(spec.get("namespaces") or []))
+    return table
+
+
+def _state(resource: Json, kind: str) -> Text:
+    status = condition(resource, kind)
+    return Text(status or "-", style={"True": "green", "False": "bold red"}.get(status, "dim"))
+
+
+def rotate(name: TenantName, context: Context = None, kubeconfig: Kubeconfig = None) -> None:
+    """Ask for fresh credentials of a Tenant, without one failed login."""
+    token = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    cluster = Cluster.connect(kubeconfig, context=context)
+    cluster.merge(paths.custom("tenants", None, name), {"metadata": {"annotations": {ROTATE: token}}})
+    console().print(f"tenant.flowstone.dev/{name}: fresh credentials are asked for; its Secrets change in a moment")
+
+
+def commands() -> typer.Typer:
+    """The group of commands."""
+    group = typer.Typer(name="tenant", help="Keep organisations apart, and prove it.", no_args_is_help=True)
+    group.command()(verify)
+    group.command("list")(list_all)
+    group.command()(rotate)
+    return group
