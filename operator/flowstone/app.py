@@ -34,7 +34,7 @@ from flowstone.db.proof import IsolationProof
 from flowstone.db.tenant_catalogue import TenantCatalogue
 from flowstone.db.tenant_purge import TenantPurge
 from flowstone.db.tenant_steps import TenantSteps
-from flowstone.errors import FlowStoneError, LedgerError
+from flowstone.errors import FlowStoneError, KubernetesRefused, KubernetesUnavailable, LedgerError
 from flowstone.guard import Guards
 from flowstone.handlers import watch
 from flowstone.handlers.health import serve
@@ -221,10 +221,15 @@ class Operator:
         return again
 
     def _failed(self, key: Key, error: Exception, delay: float) -> None:
-        """What ends up here could not be written to the resource's status: it goes to /readyz and the log."""
+        """What ends up here could not be written to the resource's status.
+
+        A missing right and an API server out of reach concern everybody, so they go to /readyz; what the server has
+        against one resource goes to the log and the metrics alone, or one namespace could make all replicas unready.
+        """
         self._metrics.reconciles.labels(key.kind, type(error).__name__).inc()
         expected = isinstance(error, FlowStoneError)
-        self._note(str(key), str(error))
+        if isinstance(error, KubernetesUnavailable) or (isinstance(error, KubernetesRefused) and error.status == 403):
+            self._note(str(key), str(error))
         self._log.warning(
             "reconcile_failed",
             kind=key.kind,

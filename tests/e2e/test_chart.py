@@ -110,6 +110,18 @@ WORK_RULES: set[Rule] = {
 }
 """All that the operator may do where it works, written down a second time so that a wider right is noticed."""
 
+TENANT_SECRETS: set[Rule] = {(("",), ("secrets",), (), ("get", "create", "patch", "delete"))}
+"""What Tenants take in their namespaces, unless tenants.enabled is false."""
+
+TENANT_RULES: set[Rule] = {
+    (("flowstone.dev",), ("tenants",), (), ("get", "list", "watch", "patch")),
+    (("flowstone.dev",), ("tenants/status", "tenants/finalizers"), (), ("patch", "update")),
+    (("",), ("namespaces",), (), ("get",)),
+}
+"""What Tenants take in the cluster, unless tenants.enabled is false."""
+
+NO_TENANTS = {"tenants.enabled": "false"}
+
 CLUSTER_ID_RULE: Rule = (("",), ("namespaces",), ("kube-system",), ("get",))
 
 
@@ -159,19 +171,21 @@ def test_only_the_migration_sees_the_installers_secret(values: dict[str, str]) -
 
 
 def test_rights_are_the_least() -> None:
-    """Everywhere: the work rules, and the uid of kube-system as the cluster's id; nothing else."""
-    assert rules(render(EMBEDDED), "ClusterRole") == WORK_RULES | {CLUSTER_ID_RULE}
+    """Everywhere: the work rules, and the uid of kube-system as the cluster's id; Tenants take more, and only they."""
+    assert rules(render(EMBEDDED | NO_TENANTS), "ClusterRole") == WORK_RULES | {CLUSTER_ID_RULE}
+    more = TENANT_SECRETS | TENANT_RULES
+    assert rules(render(EMBEDDED), "ClusterRole") == WORK_RULES | {CLUSTER_ID_RULE} | more
 
 
 def test_rights_in_named_namespaces() -> None:
-    """With watchNamespaces there are Roles there, and in the cluster only the right to read kube-system's uid."""
+    """With watchNamespaces there are Roles there, and in the cluster the uid of kube-system and what Tenants take."""
     objects = render(EMBEDDED | {"watchNamespaces": "{red,blue}"})
     roles = [item for item in objects if item["kind"] == "Role"]
     bindings = [item for item in objects if item["kind"] == "RoleBinding"]
     assert {item["metadata"]["namespace"] for item in roles} == {"red", "blue"}
     assert {item["metadata"]["namespace"] for item in bindings} == {"red", "blue"}
-    assert all(rules([item], "Role") == WORK_RULES for item in roles)
-    assert rules(objects, "ClusterRole") == {CLUSTER_ID_RULE}
+    assert all(rules([item], "Role") == WORK_RULES | TENANT_SECRETS for item in roles)
+    assert rules(objects, "ClusterRole") == {CLUSTER_ID_RULE} | TENANT_RULES
 
 
 def test_no_right_in_the_cluster_with_namespaces_and_an_id() -> None:
@@ -182,7 +196,7 @@ def test_no_right_in_the_cluster_with_namespaces_and_an_id() -> None:
         "rbac.aggregateToUserRoles": "false",
         "crds.install": "false",
     }
-    assert not {item["kind"] for item in render(EMBEDDED | values)} & {"ClusterRole", "ClusterRoleBinding"}
+    assert not {item["kind"] for item in render(EMBEDDED | NO_TENANTS | values)} & {"ClusterRole", "ClusterRoleBinding"}
 
 
 def test_values_reach_the_operator() -> None:
@@ -208,6 +222,7 @@ def test_values_reach_the_operator() -> None:
         "FLOWSTONE_RESYNC_SECONDS": "30",
         "FLOWSTONE_NODE_LOST_SECONDS": "90",
         "FLOWSTONE_SERVICE_ACCOUNTS": "default,etl",
+        "FLOWSTONE_TENANTS": "true",
         "FLOWSTONE_WATCH_NAMESPACES": "red,blue",
         "FLOWSTONE_HISTORY_DAYS": "5",
         "FLOWSTONE_HEALTH_PORT": "8080",

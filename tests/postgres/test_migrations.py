@@ -61,6 +61,19 @@ def test_migrating_twice_changes_nothing(empty_database: Place) -> None:
     psycopg.connect(empty_database.operator).close()
 
 
+def test_an_older_release_leaves_a_newer_ledger_alone(empty_database: Place) -> None:
+    """After a rollback the older init container finds a revision it does not know: it changes nothing and goes on;
+    whether the older operator may work there is what `compatibility` says."""
+    migrate(empty_database.admin, operator_password=OPERATOR_PASSWORD, log=LOG)
+    newer = f"{schema.head() + 1:04}"
+    with empty_database.connect() as admin:
+        admin.execute("UPDATE flowstone.alembic_version SET version_num = %s", [newer])
+    with capture_logs() as logs:
+        migrate(empty_database.admin, operator_password=OPERATOR_PASSWORD, log=LOG)
+    assert "ledger-newer" in [line["event"] for line in logs]
+    assert empty_database.all("SELECT version_num FROM flowstone.alembic_version") == [(newer,)]
+
+
 def test_replicas_migrate_at_the_same_time(empty_database: Place) -> None:
     """Four migrations of one empty database at once all succeed, and one of them did the work."""
     failures: list[BaseException] = []

@@ -202,9 +202,11 @@ class AssetSpec(Model):
     @model_validator(mode="after")
     def _names_differ(self) -> AssetSpec:
         names = [dimension.name for dimension in self.partitioned_by]
-        twice = next((name for name in names if names.count(name) > 1), None)
+        upper = [name.upper() for name in names]
+        twice = next((name for name in names if upper.count(name.upper()) > 1), None)
         if twice is not None:
-            raise refusal("partitionedBy", twice, "two dimensions have this name: rename one")
+            remedy = "two dimensions have this name but for its case, and FLOWSTONE_PARTITION_* has one: rename one"
+            raise refusal("partitionedBy", twice, remedy)
         return self
 
 

@@ -32,7 +32,7 @@ from flowstone.backfill.sizing import batch_size, open_slots
 from flowstone.backfill.standing import Standing, judge
 from flowstone.backfill.tenancy import Admission
 from flowstone.controller.gather import each
-from flowstone.errors import LedgerBusy, LedgerUnavailable
+from flowstone.errors import FlowStoneError, LedgerBusy, LedgerUnavailable
 from flowstone.executor.port import Blockage, Executor, Gone, Running, View
 
 P = ParamSpec("P")
@@ -111,7 +111,7 @@ class Engine:
         elif over_budget:
             await self._halt(open_views, kill=False)
         else:
-            await self._hand_out(open_views)
+            await self._hand_out_or_count(open_views)
         return await self._conclude(open_views, over_budget)
 
     # -- steering -----------------------------------------------------------------------------------------------------
@@ -229,6 +229,17 @@ class Engine:
             await self._executor.tidy(closed - {failure.job for failure in failures})
 
     # -- handing out --------------------------------------------------------------------------------------------------
+
+    async def _hand_out_or_count(self, seen: Sequence[View]) -> None:
+        """Hand out; what stands in the way must not keep people from seeing what is done meanwhile."""
+        try:
+            await self._hand_out(seen)
+        except FlowStoneError:
+            self._progress.counts = await in_thread(self._ledger.counts, self._uid)
+            self._progress.batches = await in_thread(self._ledger.open_batches, self._uid)
+            if self._progress.batches:
+                self._progress.again = UNSTARTED
+            raise
 
     async def _hand_out(self, seen: Sequence[View]) -> None:
         digest = await self._executor.prepare()

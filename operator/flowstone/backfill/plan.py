@@ -15,6 +15,9 @@ from flowstone.partition import PartitionSet
 from flowstone.tenant.names import asset_identity as identity_of
 from flowstone.tenant.names import namespace_scope, tenant_scope
 
+MOST_PARTITIONS = 10_000_000
+"""Partitions of one Backfill; each is a row of about 300 bytes in the ledger."""
+
 SEPARATOR = "|"
 """Between the elements of a key; inside one it is percent-encoded, and a tenant's id needs no encoding."""
 
@@ -75,10 +78,12 @@ def make_plan(
     check_tenant(asset.spec, backfill.spec)
     spec = backfill.spec
     scope, scope_of = _scopes(cluster, backfill, asset.spec)
+    partitions = partition_set(asset.spec, spec, tenants)
+    check_size(partitions)
     return Plan(
         scope=scope,
         asset=asset_identity(cluster, asset),
-        partitions=partition_set(asset.spec, spec, tenants),
+        partitions=partitions,
         select=spec.select,
         scope_of=scope_of,
         skipped=skipped or {},
@@ -88,6 +93,17 @@ def make_plan(
 def is_for_tenants(asset: AssetSpec, spec: BackfillSpec) -> bool:
     """Whether the rows belong to tenants rather than to the namespace."""
     return asset.tenant_dimension is not None or spec.tenant is not None
+
+
+def check_size(partitions: PartitionSet) -> None:
+    """Refuse a set that is a slip rather than a plan.
+
+    Raises:
+        InvalidSpec: It has more than `MOST_PARTITIONS`.
+    """
+    if len(partitions) > MOST_PARTITIONS:
+        remedy = f"at most {MOST_PARTITIONS:,} in one Backfill: narrow the ranges, or write several Backfills"
+        raise InvalidSpec("spec.partitions", f"{len(partitions):,} partitions", remedy)
 
 
 def check_tenant(asset: AssetSpec, spec: BackfillSpec) -> None:

@@ -39,6 +39,9 @@ from flowstone.kube.paths import custom
 CONFLICT = 0.5
 """Seconds until a resource that changed under our hands is read again."""
 
+LARGE = 50_000
+"""Partitions from which on planning takes long enough to be shown."""
+
 RATE_WINDOW = 60.0
 """Seconds over which the throughput is measured."""
 
@@ -133,7 +136,10 @@ class _Reconcile:
                 await self._env.tenants.usable(backfill.namespace) if asset.spec.tenant_dimension is not None else ()
             )
             make = partial(make_plan, tenants=usable, skipped=admission.refused)
-            return await in_thread(make, self._env.tools.limits.cluster, backfill, asset)
+            made = await in_thread(make, self._env.tools.limits.cluster, backfill, asset)
+            if made.total >= LARGE:
+                await self._report(Standing(Stand.PLANNING, "Planning", f"queueing {made.total:,} partitions"))
+            return made
 
         async def admit() -> Admission:
             return await self._env.tenants.at_hand_out(backfill, executor.known_asset or await executor.asset())

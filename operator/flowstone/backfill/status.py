@@ -144,8 +144,8 @@ def progress(counts: Counts) -> int:
 
 def _failure(failure: Failure) -> Json:
     return {
-        "partition": cut(failure.partition, _PARTITION),
-        "error": cut(failure.error, _ERROR),
+        "partition": cut(printable(failure.partition), _PARTITION),
+        "error": cut(printable(failure.error), _ERROR),
         "job": failure.job,
         "attempts": failure.attempts,
     }
@@ -188,7 +188,7 @@ def transitions(
             "observedGeneration": generation,
             "lastTransitionTime": since(kind),
             "reason": reason,
-            "message": cut(message, _MESSAGE),
+            "message": cut(printable(message), _MESSAGE),
         }
         for kind in sorted(truths)
     ]
@@ -209,6 +209,13 @@ def intervals_text(intervals: Sequence[Interval]) -> str:
         return ""
     parts = [one.first if one.count == 1 else f"{one.first}..{one.last}" for one in intervals]
     return f"{', '.join(parts)} ({sum(one.count for one in intervals)})"
+
+
+def printable(text: str) -> str:
+    """`text` with control characters and directional marks escaped, so that no error moves a terminal's cursor."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in text)
 
 
 def cut(text: str, length: int) -> str:

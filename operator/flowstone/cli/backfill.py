@@ -55,9 +55,11 @@ def run(
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Apply a Backfill, and the Assets beside it in the file, as `kubectl apply --server-side` does."""
+    """Apply a Backfill, and what stands beside it in the file, as `kubectl apply --server-side` does."""
     asked = request(file)
     cluster = Cluster.connect(kubeconfig, context=context, namespace=namespace or asked.namespace)
+    for tenant in asked.tenants:
+        cluster.apply(paths.custom("tenants", None, tenant["metadata"]["name"]), tenant)
     for asset in asked.assets:
         _apply(cluster, "assets", asset)
     applied = _apply(cluster, "backfills", asked.backfill)

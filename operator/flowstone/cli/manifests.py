@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +47,17 @@ def read(file: Path) -> list[Json]:
     return documents
 
 
+KINDS = ("Backfill", "Asset", "Tenant")
+"""What a file may hold."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a file asks for: one Backfill, and the Assets that stand beside it."""
+    """What a file asks for: one Backfill, and the Assets and Tenants that stand beside it."""
 
     backfill: Json
     assets: list[Json]
+    tenants: list[Json] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -79,18 +84,22 @@ class Request:
         return namespace
 
 
-def request(file: Path) -> Request:
+def request(file: Path, *, tenants: bool = True) -> Request:
     """The one Backfill of a file and its Assets.
+
+    Args:
+        file: A file, or `-` for the standard input.
+        tenants: Accept Tenants too.
 
     Raises:
         InvalidSpec: there is not exactly one Backfill, or there is something that is not FlowStone's.
     """
     documents = read(file)
-    ours = {kind: [one for one in documents if _is(one, kind)] for kind in ("Backfill", "Asset")}
-    if len(documents) != sum(map(len, ours.values())):
-        raise InvalidSpec(
-            "-f", str(file), f"it holds more than Backfills and Assets of {API_VERSION}: use kubectl apply"
-        )
+    ours = {kind: [one for one in documents if _is(one, kind)] for kind in KINDS}
+    accepted = [kind for kind in KINDS if tenants or kind != "Tenant"]
+    if len(documents) != sum(len(ours[kind]) for kind in accepted):
+        names = " and ".join(f"{kind}s" for kind in accepted)
+        raise InvalidSpec("-f", str(file), f"it holds more than {names} of {API_VERSION}: take the rest out of it")
     if len(ours["Backfill"]) != 1:
         raise InvalidSpec(
             "-f", str(file), f"name a file with one Backfill ({API_VERSION}); it has {len(ours['Backfill'])}"
@@ -98,7 +107,7 @@ def request(file: Path) -> Request:
     for one in documents:
         if not one["metadata"].get("name"):
             raise InvalidSpec("metadata.name", None, f"give the {one['kind']} a name")
-    return Request(ours["Backfill"][0], ours["Asset"])
+    return Request(ours["Backfill"][0], ours["Asset"], ours["Tenant"])
 
 
 def assets_of(file: Path) -> list[Json]:

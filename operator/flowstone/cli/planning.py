@@ -14,6 +14,7 @@ from flowstone.api.asset import AssetSpec
 from flowstone.api.backfill import BackfillSpec
 from flowstone.api.parse import validated
 from flowstone.api.partitions import partition_set
+from flowstone.backfill.plan import check_size
 from flowstone.backfill.sizing import batch_size
 from flowstone.partition import compress
 
@@ -74,6 +75,7 @@ def outlook(backfill: Json, asset: Json, tenants: Sequence[Json] = ()) -> Outloo
     spec = validated(BackfillSpec, backfill.get("spec"), "spec")
     usable = usable_tenants(tenants, (asset.get("metadata") or {}).get("namespace", "default"))
     ascending = partition_set(validated(AssetSpec, asset.get("spec"), "spec"), spec, usable)
+    check_size(ascending)
     ordered, total = ascending.ordered(spec.order), len(ascending)
     size = batch_size(spec.batch_size, queued=total, slots=spec.max_parallel)
     return Outlook(

@@ -12,7 +12,7 @@ import yaml
 
 from flowstone.cli import explaining, planning
 from flowstone.cli.cluster import Cluster
-from flowstone.cli.manifests import Request, assets_of, read, request
+from flowstone.cli.manifests import Request, assets_of, request
 from flowstone.cli.options import Context, File, Kubeconfig, Name, Namespace
 from flowstone.cli.output import Output, console
 from flowstone.errors import InvalidSpec
@@ -36,7 +36,7 @@ def plan(
     if asset is None:
         cluster = Cluster.connect(kubeconfig, context=context, namespace=namespace or asked.namespace)
         asset = cluster.get(paths.custom("assets", cluster.namespace, asked.asset))
-    tenants = _tenants(file, kubeconfig, context) if planning.needs_tenants(asset) else []
+    tenants = _tenants(asked, kubeconfig, context) if planning.needs_tenants(asset) else []
     found = planning.outlook(asked.backfill, asset, tenants)
     if output is Output.JSON:
         typer.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
@@ -46,10 +46,11 @@ def plan(
         console().print(planning.picture(found))
 
 
-def _tenants(file: Path, kubeconfig: str | None, context: str | None) -> list[Json]:
+def _tenants(asked: Request, kubeconfig: str | None, context: str | None) -> list[Json]:
     """The Tenants of the file, or those of the cluster where it has none."""
-    here = [one for one in read(file) if one.get("kind") == "Tenant"]
-    return here or Cluster.connect(kubeconfig, context=context, namespace=None).list(paths.custom("tenants"))
+    if asked.tenants:
+        return asked.tenants
+    return Cluster.connect(kubeconfig, context=context, namespace=None).list(paths.custom("tenants"))
 
 
 def _asset_in_files(asked: Request, asset_file: Path | None) -> Json | None:

@@ -35,7 +35,7 @@ def run(
     """Work off a Backfill on this machine; the same command goes on where it was stopped."""
     if not local:
         raise typer.BadParameter("add --local; `flowstone backfill run` is for a cluster", param_hint="--local")
-    asked = request(file)
+    asked = request(file, tenants=False)
     from flowstone.cli.local_session import Session, place  # imported late: no other command needs the engine
 
     with place(database, folder) as here:

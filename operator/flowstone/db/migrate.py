@@ -143,6 +143,9 @@ def _upgrade(conninfo: str, log: FilteringBoundLogger, lock_timeout: str) -> Non
         with engine.begin() as connection:
             lock_for_migration(connection, lock_timeout)
             before = _revision(connection)
+            if before is not None and int(before) > schema.head():  # an older release beside or after a newer one
+                log.info("ledger-newer", now=before, head=schema.head())
+                return
             command.upgrade(config(connection), "head")
             connection.exec_driver_sql(_HAND_OVER)
             log.info("ledger-migrated", before=before, now=_revision(connection))

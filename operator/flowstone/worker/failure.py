@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import traceback
 from collections.abc import Iterator
 from pathlib import PurePath
@@ -12,6 +13,9 @@ from flowstone.worker.log import Log
 
 MAX_ERROR_BYTES = 2048
 """Longest error of one partition, in bytes of UTF-8."""
+
+SHORTEST_SECRET = 6
+"""Characters from which on a password is taken out of errors; a shorter one would take words out with it."""
 
 _FOREIGN = ("site-packages", "dist-packages")
 """Parts of the paths of code that is not the user's own, as a rule."""
@@ -49,8 +53,15 @@ def _message(error: BaseException) -> str:
         return f"no message, because its __str__ raised {type(second).__qualname__}"
 
 
+def redacted(text: str) -> str:
+    """Return a text without this pod's database password: whoever may read the Backfill reads its errors too."""
+    password = os.environ.get("PGPASSWORD", "")
+    return text.replace(password, "[PGPASSWORD]") if len(password) >= SHORTEST_SECRET else text
+
+
 def clipped(text: str, end: str = "") -> str:
     """Return a text that Postgres can store, cut in its middle so that its end is kept."""
+    text, end = redacted(text), redacted(end)
     room = MAX_ERROR_BYTES - len(end.encode())
     # Postgres stores no NUL, and UTF-8 no lone surrogate.
     encoded = text.replace("\0", "\\0").encode("utf-8", "backslashreplace")

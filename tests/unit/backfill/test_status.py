@@ -187,3 +187,10 @@ def test_batch_size(wanted: int | None, queued: int, slots: int, pace: float | N
 def test_a_few_batches_go_ahead(slots: int, known: bool, oldest: float | None, expected: int) -> None:
     """While nothing is measured four batches are out, for five seconds at most."""
     assert open_slots(slots, known=known, oldest=oldest) == expected
+
+
+def test_control_characters_of_an_error_do_not_reach_a_terminal() -> None:
+    """Escape sequences and directional marks are shown, not obeyed; line ends stay."""
+    details = Details([Failure("k", "a\x1b[31mb\u202ec\nd", "j", 1)])
+    full = Report(Standing(Stand.RUNNING, "Running", "m"), Counts(total=1), 1, "Accepted", details=details)
+    assert compose(full, {}, NOW)["failures"][0]["error"] == "a\\x1b[31mb\\u202ec\nd"

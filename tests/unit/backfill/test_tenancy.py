@@ -154,3 +154,11 @@ def test_a_refused_tenant_is_no_success() -> None:
     assert (all_refused.stand, all_refused.reason) == (Stand.FAILED, "TenantRefused")
     assert "tenant low" in all_refused.message
     assert (part.stand, made.stand) == (Stand.PARTLY_FAILED, Stand.SUCCEEDED)
+
+
+def test_a_set_that_is_a_slip_is_refused() -> None:
+    """Two hourly dimensions over millennia are no plan; the number and the remedy are named."""
+    hours = {"from": "1000-01-01T00:00:00Z", "through": "9000-01-01T00:00:00Z"}
+    two = asset({"name": "a", "type": "datetime"}, {"name": "b", "type": "datetime"})
+    with pytest.raises(InvalidSpec, match=r"at most 10,000,000 in one Backfill"):
+        make_plan("c", backfill(partitions={"a": hours, "b": hours}), two)

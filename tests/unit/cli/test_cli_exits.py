@@ -146,7 +146,7 @@ def test_migration_does_not_wait_for_ever() -> None:
     [
         ("a: [", "the file is no YAML"),
         ("- 1", "each document is an object"),
-        ("kind: Backfill\nmetadata: {name: x}", "use kubectl apply"),
+        ("kind: Backfill\nmetadata: {name: x}", "it holds more than Backfills and Assets and Tenants"),
         ("apiVersion: flowstone.dev/v1alpha1\nkind: Asset\nmetadata: {name: x}", "it has 0"),
         ("apiVersion: flowstone.dev/v1alpha1\nkind: Backfill\nmetadata: {}", "give the Backfill a name"),
     ],

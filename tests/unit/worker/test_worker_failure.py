@@ -141,3 +141,11 @@ def test_generator_is_refused() -> None:
     for function in (one, other):
         with pytest.raises(FunctionError, match="generator"):
             call(function, types.SimpleNamespace())  # type: ignore[arg-type]
+
+
+def test_the_password_of_the_pod_is_no_part_of_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that prints its environment does not show its password to whoever may read the Backfill."""
+    monkeypatch.setenv("PGPASSWORD", "s3cret-of-the-pod")
+    told_error = describe(caught(RuntimeError("connecting as x:s3cret-of-the-pod@db")))
+    assert "s3cret" not in told_error
+    assert "x:[PGPASSWORD]@db" in told_error
