@@ -9,7 +9,7 @@ from flowstone.errors import LedgerError, LedgerRefused
 from flowstone.tenant.status import Verdict
 
 EVERY_SECONDS = 60.0
-"""How long a finding is good for."""
+"""How long a finding is good for, unless told."""
 
 
 class Verdicts:
@@ -19,6 +19,7 @@ class Verdicts:
         hardened: Reads condition `Hardened` back from the catalogue.
         isolated: Proves isolation, or returns the last proof while it is good; None where nothing proves it.
         clock: Seconds, monotonic.
+        every: Seconds that a finding is good for.
     """
 
     def __init__(
@@ -27,9 +28,11 @@ class Verdicts:
         isolated: Callable[[], Verdict | None],
         *,
         clock: Callable[[], float],
+        every: float = EVERY_SECONDS,
     ) -> None:
         self._readers: tuple[Callable[[], Verdict | None], ...] = (hardened, isolated)
         self._clock = clock
+        self._every = every
         self._found: list[Verdict | None] = [None, None]
         self._at: float | None = None
         self._lock = asyncio.Lock()
@@ -37,7 +40,7 @@ class Verdicts:
     async def __call__(self) -> tuple[Verdict | None, Verdict | None]:
         """Return (hardened, isolated); a ledger that does not answer leaves the last finding."""
         async with self._lock:
-            if self._at is None or self._clock() - self._at >= EVERY_SECONDS:
+            if self._at is None or self._clock() - self._at >= self._every:
                 await self._look()
         return self._found[0], self._found[1]
 
