@@ -200,7 +200,8 @@ def test_a_queued_backfill_that_nobody_works_on_is_named(stone: FlowStone) -> No
 
 
 PROGRAM = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job is started with SIGINT ignored
 from flowstone import FlowStone
 from tests.postgres import local_code
 with FlowStone.connect(sys.argv[1], folder=sys.argv[2]) as stone:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -14,7 +15,11 @@ from tests.postgres.tenant.proving import Proving, prepare_proving, proving
 pytestmark = pytest.mark.postgres
 
 
-@pytest.fixture(scope="module", params=sorted(installed()), ids=lambda major: f"pg{major}")
+SERVERS = sorted(installed())[None if os.environ.get("FLOWSTONE_EVERY_SERVER") else -1 :]
+"""The newest server here; each takes over a minute, so the others only where FLOWSTONE_EVERY_SERVER is set."""
+
+
+@pytest.fixture(scope="module", params=SERVERS, ids=lambda major: f"pg{major}")
 def any_server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """Each server version of this machine."""
     with local(request.param) as server:
