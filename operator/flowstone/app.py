@@ -181,7 +181,9 @@ class Operator:
             owner=self._owner,
             login_conninfo=self._settings.database_url,
             endpoint=self._endpoint(),
-            verdicts=Verdicts(lambda: hardened(database), proof, clock=time.monotonic),
+            verdicts=Verdicts(
+                lambda: hardened(database), proof, clock=time.monotonic, every=min(60.0, self._settings.resync_seconds)
+            ),
             new_password=lambda: secrets.token_urlsafe(24),
             now=_now,
             log=self._log,

@@ -91,6 +91,8 @@ def _ready(outcome: Outcome) -> Verdict:
     if outcome.stuck:
         what = "; ".join(sorted(set(outcome.drift)))
         return Verdict("False", "DriftNotRepaired", f"{what}: {_SUPERUSER}")
+    if outcome.isolated is not None and outcome.isolated.truth == "False":
+        return Verdict("False", outcome.isolated.reason, outcome.isolated.message)
     if decision.changes:
         return Verdict("False", "InProgress", "the tenant is being brought up to date")
     if decision.missing:
