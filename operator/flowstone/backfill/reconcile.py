@@ -10,6 +10,7 @@ from functools import partial
 
 from flowstone.api.parse import BackfillResource, parse_backfill
 from flowstone.backfill import status
+from flowstone.backfill.details import look_up
 from flowstone.backfill.edges.assets import Assets
 from flowstone.backfill.edges.job_executor import JobExecutor
 from flowstone.backfill.edges.namespace_login import NamespaceLogin
@@ -17,7 +18,6 @@ from flowstone.backfill.edges.reporter import Reporter
 from flowstone.backfill.edges.tenants import Tenants
 from flowstone.backfill.engine import UNSTARTED, Engine, in_thread
 from flowstone.backfill.plan import Plan, make_plan
-from flowstone.backfill.records import Counts
 from flowstone.backfill.request import LeasedError, Progress, Request, Tools
 from flowstone.backfill.standing import Stand, Standing
 from flowstone.backfill.tenancy import Admission
@@ -41,9 +41,6 @@ CONFLICT = 0.5
 
 LARGE = 50_000
 """Partitions from which on planning takes long enough to be shown."""
-
-RATE_WINDOW = 60.0
-"""Seconds over which the throughput is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,20 +180,10 @@ class _Reconcile:
             active_batches=len(self._progress.batches),
         )
         if counts and not self._progress.pruned and (standing.finished or self._env.reporter.due(self._resource)):
-            report = await self._detailed(report, counts)
+            details = await in_thread(look_up, self._env.tools.ledger, self._uid, counts)
+            report = replace(report, details=details)
         written = await self._env.reporter.report(self._resource, report)
         return self._progress.again if written else CONFLICT
-
-    async def _detailed(self, report: status.Report, counts: Counts) -> status.Report:
-        """What costs a query over many rows, and is therefore only looked up when it can be written."""
-        ledger = self._env.tools.ledger
-        details = status.Details(
-            failures=await in_thread(ledger.failures, self._uid) if counts.failed else (),
-            rate=await in_thread(ledger.throughput, self._uid, RATE_WINDOW),
-            succeeded=status.intervals_text(await in_thread(ledger.intervals, self._uid, "succeeded")),
-            failed=status.intervals_text(await in_thread(ledger.intervals, self._uid, "failed")),
-        )
-        return replace(report, details=details)
 
 
 _LEDGER_TROUBLE = (LedgerUnavailable, LedgerRefused, SchemaNotCompatible)

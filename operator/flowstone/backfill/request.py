@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -84,4 +84,3 @@ class Progress:
     blockage: Blockage | None = None
     pruned: bool = False
     again: float | None = None
-    notes: list[str] = field(default_factory=list)

@@ -20,10 +20,10 @@ from flowstone.api.base import API_VERSION
 from flowstone.api.parse import AssetResource, BackfillResource, parse_asset, parse_backfill
 from flowstone.api.partitions import described
 from flowstone.backfill import status
+from flowstone.backfill.details import look_up
 from flowstone.backfill.engine import in_thread
 from flowstone.backfill.local import Interrupts, Pass
 from flowstone.backfill.plan import Plan, asset_identity, make_plan
-from flowstone.backfill.records import Counts
 from flowstone.backfill.request import Request
 from flowstone.backfill.tenancy import Admission, places_of
 from flowstone.cli.exits import Exit, of_backfill
@@ -41,9 +41,6 @@ from flowstone.local import LocalJob, LocalMachine, home_of
 
 CLUSTER = "local"
 """Cluster id of work on this machine, as in Python."""
-
-RATE_WINDOW = 60.0
-"""Seconds over which the throughput is measured."""
 
 DETAILS_EVERY = 0.5
 """Seconds between two looks at what costs a query over many rows."""
@@ -239,15 +236,7 @@ class Face:
         if found.counts is None or (not found.standing.finished and now - self._detailed_at < DETAILS_EVERY):
             return None
         self._detailed_at = now
-        return await in_thread(self._looked_up, found.counts)
-
-    def _looked_up(self, counts: Counts) -> status.Details:
-        return status.Details(
-            failures=self._ledger.failures(self._uid) if counts.failed else (),
-            rate=self._ledger.throughput(self._uid, RATE_WINDOW),
-            succeeded=status.intervals_text(self._ledger.intervals(self._uid, "succeeded")),
-            failed=status.intervals_text(self._ledger.intervals(self._uid, "failed")),
-        )
+        return await in_thread(look_up, self._ledger, self._uid, found.counts)
 
 
 def _parsed(asked: Manifests, namespace: str) -> tuple[BackfillResource, AssetResource]:

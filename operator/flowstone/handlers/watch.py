@@ -53,14 +53,10 @@ def registry(enqueue: Enqueue, *, tenants: bool) -> kopf.OperatorRegistry:
         if backfill := labels.get(LABEL_BACKFILL):
             enqueue(Key("Backfill", namespace or "", backfill))
 
-    async def log_in(**asked: Any) -> kopf.ConnectionInfo | None:
-        return kopf.login_with_service_account(**asked) or kopf.login_with_kubeconfig(**asked)
-
     async def on_tenant(*, name: str, **_: Any) -> None:
         enqueue(Key("Tenant", "", name))
 
-    kopf.on.login(registry=handlers)(log_in)  # a registry of one's own has no default login
-    kopf.on.login(registry=handlers)(_login)
+    kopf.on.login(registry=handlers)(_login)  # a registry of one's own has no default login
     kopf.on.event(GROUP, VERSION, "backfills", registry=handlers)(on_backfill)
     kopf.on.event(GROUP, VERSION, "assets", registry=handlers)(on_asset)
     if tenants:
@@ -69,7 +65,7 @@ def registry(enqueue: Enqueue, *, tenants: bool) -> kopf.OperatorRegistry:
     return handlers
 
 
-def _login(**keywords: Any) -> kopf.ConnectionInfo | None:
+async def _login(**keywords: Any) -> kopf.ConnectionInfo | None:
     """The pod's service account, or the kubeconfig of this machine; asked again when a token has run out."""
     return kopf.login_with_service_account(**keywords) or kopf.login_with_kubeconfig(**keywords)
 
@@ -85,7 +81,7 @@ def settings() -> kopf.OperatorSettings:
     wanted.posting.enabled = False  # the reporter writes the few Events there are
     wanted.posting.loggers = False
     wanted.peering.standalone = True  # replicas are active-active
-    wanted.scanning.disabled = True  # the three kinds are known; CRDs need not be watched
+    wanted.scanning.disabled = True  # the kinds are known; CRDs need not be watched
     wanted.watching.server_timeout = 270
     wanted.watching.client_timeout = 330
     wanted.watching.inactivity_timeout = 70
