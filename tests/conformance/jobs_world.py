@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import socket
 import subprocess
 import time
 import uuid
@@ -125,12 +126,12 @@ class JobsWorld:
 def jobs_world(kubectl: Kubectl, image: str) -> Iterator[JobsWorld]:
     """A world in a namespace, with a database of its own: the operator's ledger knows nothing of what runs here."""
     system, name = kubectl.within(SYSTEM), f"conformance_{uuid.uuid4().hex[:8]}"
-    with _forwarded(system) as port:
+    with _way_to_postgres(system) as (host, port):
 
         def conninfo(role: str, dbname: str) -> str:
             secret = system.get("secret", f"{POSTGRES}-{role}")["data"]
             user, password = (base64.b64decode(secret[key]).decode() for key in ("PGUSER", "PGPASSWORD"))
-            return make_conninfo(host="127.0.0.1", port=port, dbname=dbname, user=user, password=password)
+            return make_conninfo(host=host, port=port, dbname=dbname, user=user, password=password)
 
         with psycopg.connect(conninfo("installer", "postgres"), autocommit=True) as admin:
             admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
@@ -148,6 +149,29 @@ def _drop_logins(conninfo: str) -> None:
     with psycopg.connect(conninfo, autocommit=True) as admin:
         for (role,) in admin.execute("SELECT role_name FROM flowstone.login_scope").fetchall():
             admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
+
+
+@contextmanager
+def _way_to_postgres(system: Kubectl) -> Iterator[tuple[str, int]]:
+    """Host and port of the cluster's PostgreSQL: its Service where this machine is on the cluster's network.
+
+    Only elsewhere by `kubectl port-forward`, which ends for everyone when one of its connections is reset.
+    """
+    spec = system.get("service", POSTGRES)["spec"]
+    host, port = spec["clusterIP"], int(spec["ports"][0]["port"])
+    if _answers(host, port):
+        yield host, port
+    else:
+        with _forwarded(system) as forwarded:
+            yield "127.0.0.1", forwarded
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
