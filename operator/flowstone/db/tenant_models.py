@@ -27,6 +27,7 @@ class Tenant(Base):
 
     A tenant's id is unique in the database, also over clusters: tenants' tables are keyed by it alone.
     `role_base` is random and never used again; `active_slot` says which of its two logins the Secrets hold.
+    `database_made_at` says that its own database was there once, so that a lost one is not replaced by an empty one.
     `lease_owner` and `lease_until` keep two replicas from working on the same tenant at once.
     """
 
@@ -65,6 +66,7 @@ class Tenant(Base):
     purged_at: Mapped[datetime | None] = mapped_column(Time)
     lease_owner: Mapped[str | None] = mapped_column(Text)
     lease_until: Mapped[datetime | None] = mapped_column(Time)
+    database_made_at: Mapped[datetime | None] = mapped_column(Time)
 
 
 class ContextKey(Base):
