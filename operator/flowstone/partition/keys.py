@@ -280,7 +280,7 @@ def _parse_string(text: str) -> str:
     if not value or encode(value) != text:
         raise InvalidPartition(
             f"{shown(text)} is not percent-encoded as keys are: only %, | and control characters,"
-            " with upper-case digits; use serialize(key)."
+            " with upper-case digits; write % as %25 and | as %7C (in Python, serialize(key) does it)."
         )
     return _checked_string(value)
 
@@ -288,7 +288,8 @@ def _parse_string(text: str) -> str:
 def _unreserved(text: str) -> str:
     if _RESERVED.search(text):
         raise InvalidPartition(
-            f"{shown(text)} holds | or a control character; serialize(key) writes it percent-encoded."
+            f"{shown(text)} holds | or a control character; percent-encoded it is {shown(encode(text))}"
+            " (in Python, serialize(key) writes it)."
         )
     return text
 
