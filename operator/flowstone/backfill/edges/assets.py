@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from flowstone.api.parse import AssetResource, parse_asset
 from flowstone.api.partitions import declared, described
 from flowstone.backfill.records import ClaimedBatch
@@ -14,6 +17,9 @@ from flowstone.settings import OperatorSettings
 
 REMEMBERED = 1000
 """Templates that are remembered as accepted; older ones are tried out again."""
+
+ASSET = "Asset."
+"""Before the name of a field of an Asset."""
 
 
 class Assets:
@@ -39,7 +45,8 @@ class Assets:
         Raises:
             InvalidSpec: The Asset itself makes no sense.
         """
-        asset = parse_asset(resource)
+        with _called_the_assets():
+            asset = parse_asset(resource)
         if is_ready(resource):
             self._accept(asset)
         return asset
@@ -50,8 +57,9 @@ class Assets:
         Raises:
             InvalidSpec: Names the field of the template, its value and the remedy.
         """
-        declared(asset.spec)
-        check_template(asset.spec.template, service_accounts=self._settings.service_accounts, tenant_secrets=())
+        with _called_the_assets():
+            declared(asset.spec)
+            check_template(asset.spec.template, service_accounts=self._settings.service_accounts, tenant_secrets=())
         known = (asset.namespace, template_digest(asset.spec.template))
         if known in self._accepted:
             return
@@ -72,6 +80,16 @@ class Assets:
                 raise InvalidSpec("Asset.spec.template", asset.name, remedy) from refused
             if refused.status == 403 and "quota" not in refused.message:
                 raise
+
+
+@contextmanager
+def _called_the_assets() -> Iterator[None]:
+    """Call a field the Asset's: the message is read in the status of a Backfill, which has a spec too."""
+    try:
+        yield
+    except InvalidSpec as error:
+        field = error.field if error.field.startswith(ASSET) else ASSET + error.field
+        raise InvalidSpec(field, error.value, error.remedy) from error
 
 
 def is_ready(resource: Json) -> bool:
