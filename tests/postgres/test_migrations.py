@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
@@ -93,6 +95,32 @@ def test_replicas_migrate_at_the_same_time(empty_database: Place) -> None:
     assert failures == []
     before = [entry["before"] for entry in logs if entry["event"] == "ledger-migrated"]
     assert sorted(before, key=str) == [f"{schema.head():04d}"] * 3 + [None]
+
+
+def test_a_password_set_at_the_same_time_is_set_again(place: Place) -> None:
+    """Who meets another's ALTER ROLE half-way ("tuple concurrently updated") tries again, and the password holds."""
+    pauses: list[float] = []
+
+    def run() -> None:
+        migrate(place.admin, operator_password=OPERATOR_PASSWORD, log=LOG, sleep=pauses.append)
+
+    with psycopg.connect(place.admin) as other:
+        other.execute("ALTER ROLE flowstone_operator CONNECTION LIMIT -1")
+        with ThreadPoolExecutor(1) as pool:
+            migrating = pool.submit(run)
+            until_somebody_waits_for(place, other.info.backend_pid)
+            other.commit()
+            migrating.result()
+    assert len(pauses) == 1
+    psycopg.connect(place.operator).close()
+
+
+def until_somebody_waits_for(place: Place, pid: int) -> None:
+    """Return once a session is blocked by another one."""
+    deadline = time.monotonic() + 20
+    while not place.all("SELECT FROM pg_stat_activity WHERE %s = ANY (pg_blocking_pids(pid))", pid):
+        assert time.monotonic() < deadline, "nobody waits"
+        time.sleep(0.01)
 
 
 def test_everything_belongs_to_the_owner_and_nothing_to_public(place: Place) -> None:

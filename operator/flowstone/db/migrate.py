@@ -109,7 +109,8 @@ def migrate(
         _persist(partial(_prepare, connection, log), sleep, tries)
         _persist(partial(_upgrade, conninfo, log, lock_timeout), sleep, tries)
         if operator_password is not None:
-            apply_verifier(connection, OPERATOR, scram_verifier(operator_password))
+            verifier = scram_verifier(operator_password)
+            _persist(partial(apply_verifier, connection, OPERATOR, verifier), sleep, tries)
             log.info("operator-password-set", role=OPERATOR)
 
 
