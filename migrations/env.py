@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlalchemy
 from alembic import context
 
+from flowstone.db import tenant_table  # noqa: F401 - `alembic check` sees policies and grants by it
 from flowstone.db.migrate import engine_for, lock_for_migration
 from flowstone.db.models import SCHEMA
 from flowstone.db.tenant_models import Base  # its import adds the tenants' tables

@@ -15,13 +15,12 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from alembic.operations import MigrateOperation, Operations
 
+from flowstone.db.tenant_table_check import COLUMN, tenant_info
+from flowstone.db.tenant_table_ops import ALL, ProtectOp
 from flowstone.errors import InvalidSpec
-from flowstone.tenant.protection import DEFAULT, OPERATOR, OWNER, POOL, TENANT, Action, protect
-from flowstone.tenant.statements import identifier, literal
+from flowstone.tenant.protection import DEFAULT, OWNER, Action
 
-COLUMN = "tenant_id"
-
-ALL: tuple[Action, ...] = ("SELECT", "INSERT", "UPDATE", "DELETE")
+__all__ = ["ALL", "COLUMN", "TenantTableOp", "tenant_info"]
 
 
 @Operations.register_operation("tenant_table")
@@ -85,30 +84,8 @@ def _make(operations: Operations, operation: TenantTableOp) -> None:
     for columns in operation.indexes:
         label = "_".join([operation.name, *columns, "idx"])
         operations.create_index(label, operation.name, [COLUMN, *columns], schema=operation.schema)
-    table = f"{identifier(operation.schema)}.{identifier(operation.name)}"
-    names = [item.name for item in operation.columns if isinstance(item, sa.Column)]
-    operations.execute(f"GRANT USAGE ON SCHEMA {identifier(operation.schema)} TO {TENANT}, {POOL}, {OPERATOR}")
-    for statement in protect(table, names, actions=operation.actions):
-        operations.execute(statement)
-    if operation.owner is not None:
-        operations.execute(_hand_over(table, identifier(operation.schema), identifier(operation.owner)))
-
-
-def _hand_over(table: str, schema: str, owner: str) -> str:
-    """Give the table to its owner, who must be allowed to create in the schema when no superuser does this."""
-    may_create = f"has_schema_privilege({literal(owner)}::regrole, {literal(schema)}::regnamespace, 'CREATE')"
-    return f"""
-        DO $hand_over$
-        DECLARE
-            lacking CONSTANT boolean DEFAULT NOT {may_create};
-        BEGIN
-            GRANT USAGE ON SCHEMA {schema} TO {owner};
-            IF lacking THEN GRANT CREATE ON SCHEMA {schema} TO {owner}; END IF;
-            ALTER TABLE {table} OWNER TO {owner};
-            IF lacking THEN REVOKE CREATE ON SCHEMA {schema} FROM {owner}; END IF;
-        END
-        $hand_over$
-    """
+    names = [item.name for item in operation.columns if isinstance(item, sa.Column) and item.computed is None]
+    operations.invoke(ProtectOp(operation.name, names, operation.actions, operation.owner, operation.schema))
 
 
 def _check(table: sa.Table) -> None:

@@ -1,4 +1,4 @@
-"""What protects a table with tenants' rows: policies, keys, grants; as SQL to apply, and as facts to compare. Pure.
+"""What protects a table with tenants' rows: policies, keys, grants; as SQL to apply. Pure.
 
 Policies are per table and never per tenant. Each group has a permissive policy, and a restrictive floor with the same
 predicate that cancels a careless `USING (true)` added later. The predicate is an uncorrelated sub-select: the
@@ -7,7 +7,6 @@ server evaluates it once per statement, and there is no function and no search p
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -88,17 +87,3 @@ def grants(table: str, columns: Sequence[str], *, actions: Sequence[Action]) -> 
         made.append(f"GRANT {', '.join(words)} ON TABLE {table} TO {TENANT}, {POOL}")
     made.append(f"GRANT SELECT, DELETE ON TABLE {table} TO {OPERATOR}")  # to digest and purge a tenant's rows
     return made
-
-
-def same(written: str, shown: str | None) -> bool:
-    """Whether the catalogue shows the predicate that was written; the server adds brackets, casts and names."""
-    return shown is not None and _plain(written) == _plain(shown)
-
-
-def _plain(text: str) -> str:
-    """Leave the words and operators, which is all there is to our predicates: one comparison, one sub-select."""
-    text = re.sub(
-        r"\bas (s|context_tenant)\b|\b(s|login_scope)\.(?=tenant_id|role_name)", "", text, flags=re.IGNORECASE
-    )
-    text = re.sub(r"\blogin_scope s\b", "login_scope", text)
-    return " ".join(re.sub(r'[()"]|::text|::name', " ", text).lower().split())
