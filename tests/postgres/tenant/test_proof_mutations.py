@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from flowstone.tenant.proof import Report
+from tests.figures import FIGURE
 from tests.postgres.servers import Server, installed, local
 from tests.postgres.tenant.holes import HOLES, Hole
 from tests.postgres.tenant.proving import Proving, prepare_proving, proving
@@ -57,16 +58,16 @@ def _take_back(field: Proving, hole: Hole, words: dict[str, str]) -> None:
     field.admin(*(_filled(statement, words) for statement in hole.undo))
 
 
-def test_every_known_hole_is_seen(any_server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_known_hole_is_seen(any_server: Server, record_property: Callable[[str, object], None]) -> None:
     """Each hole turns the proof red, and a database without one is green; the kill rate is printed."""
     with proving(any_server) as field:
         assert [str(one) for one in field.verify().open] == []
     found = {hole.name: {one.kind for one in planted(any_server, hole).open} for hole in HOLES}
     survivors = [name for name, kinds in found.items() if not kinds]
-    with capsys.disabled():
-        killed = len(HOLES) - len(survivors)
-        by = {kind: sum(1 for kinds in found.values() if kind in kinds) for kind in ("lint", "attack", "difference")}
-        print(f"\n{any_server.name}: {killed} of {len(HOLES)} holes seen ({killed / len(HOLES):.0%}); by kind: {by}")
+    killed = len(HOLES) - len(survivors)
+    by = {kind: sum(1 for kinds in found.values() if kind in kinds) for kind in ("lint", "attack", "difference")}
+    rate = f"{killed} of {len(HOLES)} holes seen ({killed / len(HOLES):.0%})"
+    record_property(FIGURE, f"{any_server.name}: {rate}; by kind: {by}")
     assert survivors == []
 
 
