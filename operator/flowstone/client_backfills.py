@@ -195,7 +195,8 @@ class Backfills:
         """
         self._mine(id)
         ledger = self._ledger()
-        ledger.cancel(id)
+        while ledger.cancel(id):
+            pass  # a chunk of the rows at a time
         if not ledger.counts(id).open:
             ledger.finish(id)
         return self.status(id)

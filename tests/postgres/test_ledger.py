@@ -9,6 +9,7 @@ from itertools import groupby
 import pytest
 
 from flowstone.backfill.records import SUSPECT, Counts, Failure, Interval, OpenBatch, Row, RowChange
+from flowstone.db import settling
 from flowstone.db.batching import KEY_BYTES, weight
 from flowstone.db.ledger import Ledger
 from flowstone.errors import LedgerBusy, LedgerRefused
@@ -459,6 +460,24 @@ class TestEnding:
         assert ledger.cancel(uid) == 7
         assert ledger.cancel(uid) == 0
         assert ledger.counts(uid) == Counts(total=10, running=3, cancelled=7)
+
+    def test_many_rows_are_ended_a_chunk_at_a_time(self, ledger: Ledger, queue: Queue) -> None:
+        """A chunk ends no more rows than it may, the six counts add up after each, and the last one ends nothing."""
+        uid, ended = queue(KEYS), []
+        while not ended or ended[-1]:
+            with ledger.database.transaction() as tx:
+                ended.append(settling.cancel(tx, uid, 4))
+            assert ledger.counts(uid) == Counts(total=10, queued=10 - sum(ended), cancelled=sum(ended))
+        assert ended == [4, 4, 2, 0]
+
+    def test_waiting_rows_are_counted_as_far_as_it_matters(self, ledger: Ledger, queue: Queue) -> None:
+        """The count of what waits stops at the number that is asked for; what failed for good is counted apart."""
+        uid = queue(KEYS)
+        assert [ledger.queued(uid, most) for most in (1, 9, 10, 11)] == [1, 9, 10, 10]
+        for batch in ledger.claim(uid, request(max_parallel=2)):
+            change = done(batch.partitions[0], "failed", reason="AttemptsUsedUp", attempts=1, error="no", charged=True)
+            ledger.settle(batch.fence, [change], close="failed")
+        assert (ledger.queued(uid, 100), ledger.failed(uid), ledger.counts(uid).failed) == (8, 2, 2)
 
     def test_an_orphan_is_closed_as_a_whole(self, ledger: Ledger, queue: Queue, place: Place) -> None:
         """Everything open is cancelled, batches are closed, what was done stays; and it may be said twice."""

@@ -28,7 +28,7 @@ from flowstone.backfill.records import (
     Skipped,
 )
 from flowstone.backfill.request import LeasedError, Progress, Request, Tools
-from flowstone.backfill.sizing import batch_size, open_slots
+from flowstone.backfill.sizing import PLENTY, batch_size, open_slots
 from flowstone.backfill.standing import Standing, judge
 from flowstone.backfill.tenancy import Admission
 from flowstone.controller.gather import each
@@ -104,8 +104,8 @@ class Engine:
         open_views = await self._settle()
         over_budget = await self._over_budget(record)
         if self._spec.cancel:
-            await in_thread(self._ledger.cancel, self._uid)
             await self._halt(open_views, kill=True)
+            await in_thread(self._ledger.cancel, self._uid)
         elif self._spec.suspend:
             await self._halt(open_views, kill=self._spec.suspend == "Kill")
         elif over_budget:
@@ -131,7 +131,7 @@ class Engine:
             if record.stopped is not None:
                 await in_thread(self._ledger.stop, self._uid, None)
             return ""
-        counts = await in_thread(self._ledger.counts, self._uid)
+        counts = Counts(total=record.total or 0, failed=await in_thread(self._ledger.failed, self._uid))
         nth = steering.needs_spread(budget, counts, record.forgiven)
         spread = None if nth is None else await in_thread(self._ledger.spread, self._uid, nth)
         verdict = steering.judge_budget(budget, counts, record, spread)
@@ -266,17 +266,18 @@ class Engine:
     async def _claim(self, digest: str, seen: Sequence[View]) -> Sequence[ClaimedBatch]:
         admission = await self._admit()
         for scope, reason in admission.refused.items():
-            await in_thread(self._ledger.skip, self._uid, scope, reason)
-        counts = await in_thread(self._ledger.counts, self._uid)
-        if not counts.queued:
-            return []
+            while await in_thread(self._ledger.skip, self._uid, scope, reason):
+                await self._lease()
         spec = self._spec
         pace = None if spec.batch_size else await in_thread(self._ledger.pace, self._uid)
+        size = await self._batch_size(pace)
+        if size is None:
+            return []
         known = pace is not None or spec.batch_size is not None
         request = ClaimRequest(
             max_parallel=open_slots(spec.max_parallel, known=known, oldest=_oldest(seen, self._tools.now())),
             operator_limit=self._tools.limits.max_parallel,
-            batch_size=self._batch_size(counts.queued, pace),
+            batch_size=size,
             order=spec.order,
             select=spec.select,
             template_digest=digest,
@@ -290,15 +291,18 @@ class Engine:
         self._tools.metrics.batches.labels("claimed").inc(len(claimed))
         return claimed
 
-    def _batch_size(self, queued: int, pace: float | None) -> int:
+    async def _batch_size(self, pace: float | None) -> int | None:
+        """Partitions in the next batches; None when none waits."""
         spec = self._spec
-        return batch_size(
+        size = partial(
+            batch_size,
             spec.batch_size,
-            queued=queued,
             slots=spec.max_parallel,
             target_seconds=spec.target_batch_seconds,
             seconds_per_partition=pace,
         )
+        queued = await in_thread(self._ledger.queued, self._uid, spec.max_parallel * size(queued=PLENTY))
+        return size(queued=queued) if queued else None
 
     async def _launch(self, batch: ClaimedBatch) -> None:
         launched = await self._executor.launch(batch)
@@ -335,10 +339,12 @@ class Engine:
         if standing.finished:
             await in_thread(self._ledger.finish, self._uid)
         else:
-            self._progress.again = await self._next_look(halted=bool(over_budget or self._spec.suspend))
+            self._progress.again = await self._next_look(counts, halted=bool(over_budget or self._spec.suspend))
         return standing
 
-    async def _next_look(self, *, halted: bool) -> float:
+    async def _next_look(self, counts: Counts, *, halted: bool) -> float:
+        if self._spec.cancel and counts.queued:
+            return 0
         if self._progress.blockage is not None:
             return UNSTARTED
         if self._progress.batches:

@@ -26,6 +26,9 @@ SHORTEST = 3
 LARGEST = 10_000
 """Partitions in a batch, at most (an object's annotations hold 256 KiB)."""
 
+PLENTY = 1_000_000_000
+"""Waiting partitions that make batches as large as they get; slots times that size is all that has to be counted."""
+
 
 def open_slots(slots: int, *, known: bool, oldest: float | None) -> int:
     """Batches that may be open now.

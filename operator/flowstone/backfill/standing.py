@@ -72,7 +72,8 @@ def judge(
     if counts.open == 0 and open_batches == 0:
         return _finished(counts, skipped, cancelled=cancelled)
     if cancelled:
-        return Standing(Stand.RUNNING, "Cancelling", f"waiting for {open_batches} batches to stop")
+        queued = f", {counts.queued:,} partitions are still queued" if counts.queued else ""
+        return Standing(Stand.RUNNING, "Cancelling", f"waiting for {open_batches} batches to stop{queued}")
     if over_budget:
         return Standing(Stand.BUDGET_PASSED, "FailureBudgetPassed", over_budget)
     if suspended:

@@ -46,7 +46,7 @@ from flowstone.backfill.records import (
     State,
 )
 from flowstone.db import claiming, holders, planning, reading, registry, retention, schema, settling, steering
-from flowstone.db.connection import LONG_SECONDS, POOL_SIZE, Database, Pool, open_pool
+from flowstone.db.connection import POOL_SIZE, Database, Pool, open_pool
 
 NOBODY: Mapping[str, str] = MappingProxyType({})
 """No scope is skipped."""
@@ -246,18 +246,26 @@ class Ledger:
             return holders.end_holders(tx, fence)
 
     def cancel(self, uid: str) -> int:
-        """Cancel the queued rows; returns how many there were."""
-        with self.database.transaction(LONG_SECONDS) as tx:
-            return settling.cancel(tx, uid)
+        """Cancel queued rows; returns how many.
+
+        A call takes about a second at most, so that nobody who needs the backfill's row waits in vain: call it
+        until it returns 0.
+        """
+        with self.database.transaction() as tx:
+            return settling.cancel(tx, uid, settling.CHUNK_ROWS)
 
     def skip(self, uid: str, scope: str, reason: str) -> int:
-        """Skip the queued rows of one scope, with the reason; returns how many there were."""
-        with self.database.transaction(LONG_SECONDS) as tx:
-            return settling.skip(tx, uid, scope, reason)
+        """Skip queued rows of one scope, with the reason; returns how many. Call it until it returns 0, as `cancel`."""
+        with self.database.transaction() as tx:
+            return settling.skip(tx, uid, scope, reason, settling.CHUNK_ROWS)
 
     def close_orphan(self, uid: str) -> None:
         """End a backfill whose resource is gone: rows cancelled, batches closed, history kept."""
-        with self.database.transaction(LONG_SECONDS) as tx:
+        while True:
+            with self.database.transaction() as tx:
+                if not settling.cancel(tx, uid, settling.CHUNK_ROWS, settling.ORPHANED):
+                    break
+        with self.database.transaction() as tx:
             settling.close_orphan(tx, uid)
 
     def prune(self, days: int, rows: int = retention.CHUNK_ROWS) -> bool:
@@ -272,9 +280,19 @@ class Ledger:
     # --- reading
 
     def counts(self, uid: str) -> Counts:
-        """How many rows are in which state."""
+        """How many rows are in which state; half a second for a million rows."""
         with self.database.transaction() as tx:
             return reading.counts(tx, uid)
+
+    def queued(self, uid: str, most: int) -> int:
+        """How many rows wait, counted up to `most`."""
+        with self.database.transaction() as tx:
+            return reading.queued(tx, uid, most)
+
+    def failed(self, uid: str) -> int:
+        """How many partitions failed for good."""
+        with self.database.transaction() as tx:
+            return reading.failed(tx, uid)
 
     def next_due(self, uid: str) -> datetime | None:
         """When the next row's back-off is over; None when none waits."""

@@ -139,6 +139,30 @@ def counts(tx: Transaction, uid: str) -> Counts:
     return Counts(total=total, **by_state)
 
 
+def queued(tx: Transaction, uid: str, most: int) -> int:
+    """How many rows wait, counted up to `most`."""
+    query = """
+        SELECT count(*) FROM (
+            SELECT FROM flowstone.materialization WHERE backfill = %(uid)s AND state = 'queued' LIMIT %(most)s
+        ) AS waiting
+    """
+    return _number(tx, query, {"uid": uid, "most": most})
+
+
+def failed(tx: Transaction, uid: str) -> int:
+    """How many partitions failed for good."""
+    query = """
+        SELECT count(*) FROM flowstone.materialization
+        WHERE backfill = %(uid)s AND state = 'failed' AND reason IS NOT NULL
+    """
+    return _number(tx, query, {"uid": uid})
+
+
+def _number(tx: Transaction, query: str, names: dict[str, object]) -> int:
+    row = tx.row(query, names)
+    return int(row[0]) if row else 0
+
+
 def next_due(tx: Transaction, uid: str) -> datetime | None:
     """When the next row comes out of its back-off, or None when none is in it."""
     row = tx.row(_NEXT_DUE, {"uid": uid})

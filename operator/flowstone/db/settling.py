@@ -11,12 +11,15 @@ from collections.abc import Sequence
 
 from flowstone.backfill.records import RowChange
 from flowstone.db import registry
-from flowstone.db.connection import LONG_SECONDS, Transaction
+from flowstone.db.connection import Transaction
 from flowstone.db.models import ERROR_BYTES
 from flowstone.errors import LedgerBusy
 
 ORPHANED = "Orphaned"
 """Outcome of a batch whose backfill is gone."""
+
+CHUNK_ROWS = 50_000
+"""Queued rows that one transaction ends, at most: about a second, so that nobody waits for the lock in vain."""
 
 _LOCK_BATCH = "SELECT state FROM flowstone.batch WHERE fence = %(fence)s FOR UPDATE NOWAIT"
 
@@ -64,14 +67,13 @@ _RECORD_JOB = """
     WHERE fence = (SELECT fence FROM flowstone.batch WHERE fence = %(fence)s AND state = 'open' FOR UPDATE NOWAIT)
 """
 
-_CANCEL_QUEUED = """
-    UPDATE flowstone.materialization SET state = 'cancelled', reason = %(reason)s, not_before = NULL
-    WHERE backfill = %(uid)s AND state = 'queued'
-"""
-
-_SKIP_SCOPE = """
-    UPDATE flowstone.materialization SET state = 'skipped', reason = %(reason)s, not_before = NULL
-    WHERE backfill = %(uid)s AND state = 'queued' AND scope = %(scope)s
+# A queued row is changed under the backfill's lock alone, so a place that was read stays right until it is used.
+_END_QUEUED = """
+    UPDATE flowstone.materialization SET state = %(state)s, reason = %(reason)s, not_before = NULL
+    WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM flowstone.materialization
+        WHERE backfill = %(uid)s AND state = 'queued' AND (%(scope)s::text IS NULL OR scope = %(scope)s) LIMIT %(rows)s
+    ))
 """
 
 _LOCK_ORPHANS = """
@@ -137,26 +139,22 @@ def shortened(error: str | None) -> str | None:
     return error.replace("\0", "").encode("utf-8", "replace")[:ERROR_BYTES].decode("utf-8", "ignore")
 
 
-def cancel(tx: Transaction, uid: str) -> int:
-    """Cancel what is queued; what is running comes to its own end."""
-    tx.allow(LONG_SECONDS)
+def cancel(tx: Transaction, uid: str, rows: int, reason: str | None = None) -> int:
+    """Cancel some of what is queued; what is running comes to its own end."""
     registry.lock(tx, uid)
-    return tx.run(_CANCEL_QUEUED, {"uid": uid, "reason": None})
+    return tx.run(_END_QUEUED, {"uid": uid, "state": "cancelled", "reason": reason, "scope": None, "rows": rows})
 
 
-def skip(tx: Transaction, uid: str, scope: str, reason: str) -> int:
-    """Skip what is queued of one scope."""
-    tx.allow(LONG_SECONDS)
+def skip(tx: Transaction, uid: str, scope: str, reason: str, rows: int) -> int:
+    """Skip some of what is queued of one scope."""
     registry.lock(tx, uid)
-    return tx.run(_SKIP_SCOPE, {"uid": uid, "scope": scope, "reason": reason})
+    return tx.run(_END_QUEUED, {"uid": uid, "state": "skipped", "reason": reason, "scope": scope, "rows": rows})
 
 
 def close_orphan(tx: Transaction, uid: str) -> None:
-    """End everything of a backfill whose resource is gone; its history stays."""
-    tx.allow(LONG_SECONDS)
-    registry.lock(tx, uid)
+    """End what runs of a backfill whose resource is gone, once nothing of it is queued; its history stays."""
+    cancel(tx, uid, CHUNK_ROWS, ORPHANED)
     names = {"uid": uid, "reason": ORPHANED}
-    tx.run(_CANCEL_QUEUED, names)
     tx.rows(_LOCK_ORPHANS, names)
     tx.run(_CANCEL_RUNNING, names)
     tx.rows(_LOCK_BATCHES, names)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from flowstone.api.backfill_status import BackfillStatus
 from flowstone.backfill.records import Counts, Failure, Interval
-from flowstone.backfill.sizing import batch_size, open_slots
+from flowstone.backfill.sizing import PLENTY, batch_size, open_slots
 from flowstone.backfill.standing import Stand, Standing, judge
 from flowstone.backfill.status import Details, Report, compose, differs, intervals_text
 from flowstone.executor.port import Blockage
@@ -178,6 +178,23 @@ def test_batch_size(wanted: int | None, queued: int, slots: int, pace: float | N
     At 60 s a batch, one of an even share still lasts 20 s, so that starting it costs little.
     """
     assert batch_size(wanted, queued=queued, slots=slots, seconds_per_partition=pace) == expected
+
+
+@given(
+    queued=st.integers(1, 3_000_000),
+    slots=st.integers(1, 10_000),
+    pace=st.none() | st.floats(0, 100_000),
+    wanted=st.none() | st.integers(1, 10_000),
+)
+def test_only_so_many_waiting_partitions_matter(
+    queued: int, slots: int, pace: float | None, wanted: int | None
+) -> None:
+    """Counting what waits up to slots times the largest size gives the same batches as counting all of it."""
+    largest = batch_size(wanted, queued=PLENTY, slots=slots, seconds_per_partition=pace)
+    counted = min(queued, slots * largest)
+    assert batch_size(wanted, queued=counted, slots=slots, seconds_per_partition=pace) == batch_size(
+        wanted, queued=queued, slots=slots, seconds_per_partition=pace
+    )
 
 
 @pytest.mark.parametrize(
