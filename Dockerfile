@@ -25,11 +25,13 @@ COPY build/image/deps /opt/flowstone/deps
 RUN python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/flowstone/deps \
  && printf '/opt/flowstone/app\n/opt/flowstone/deps\n' \
       > "$(python3 -c 'import site; print(site.getsitepackages()[0])')/flowstone.pth" \
- && printf '#!/usr/bin/env python3\nfrom flowstone.cli.entry import main\n\nmain()\n' > /usr/local/bin/flowstone \
- && chmod 0755 /usr/local/bin/flowstone
+ && mkdir /opt/flowstone/bin \
+ && printf '#!/usr/bin/env python3\nfrom flowstone.cli.entry import main\n\nmain()\n' > /opt/flowstone/bin/flowstone \
+ && chmod 0755 /opt/flowstone/bin/flowstone
 
 FROM dependencies
 COPY build/image/app /opt/flowstone/app
-RUN python3 -m compileall -q --invalidation-mode unchecked-hash /opt/flowstone/app
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash /opt/flowstone/app \
+ && install -m 0755 /opt/flowstone/app/flowstone/worker/first.sh /usr/local/bin/flowstone
 
 USER 65532:65532
