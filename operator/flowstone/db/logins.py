@@ -146,14 +146,20 @@ class Logins:
     def drop(self, role_name: str) -> None:
         """Take a login away for good, with its row in `login_scope`, in one transaction; ends its sessions first.
 
+        Default privileges that it has set, and large objects, go with it: they would keep the role for ever.
+
         Raises:
-            LedgerRefused: Something in a database still belongs to it.
+            LedgerRefused: Something in another database still belongs to it.
         """
         self.end_sessions(role_name)
+        name = sql.Identifier(role_name)
         with self._database.transaction() as tx:
             _require(tx, role_name)
             tx.run("DELETE FROM flowstone.login_scope WHERE role_name = %(name)s", {"name": role_name})
-            tx.connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role_name)))
+            tx.connection.execute(sql.SQL("SET LOCAL ROLE {}").format(name))
+            tx.connection.execute(sql.SQL("DROP OWNED BY {}").format(name))
+            tx.connection.execute("RESET ROLE")
+            tx.connection.execute(sql.SQL("DROP ROLE {}").format(name))
 
 
 def _create(tx: Transaction, name: str, group: str) -> None:

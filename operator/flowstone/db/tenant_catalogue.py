@@ -20,7 +20,8 @@ REGISTRATION = """
 """
 
 # A role is ours when it has the recorded number; without its row in login_scope, when the operator is its member, since
-# only who made it can have become one.
+# only who made it can have become one. Any session may call itself a login check: where a login is to be shut out, all
+# of its sessions count.
 _LOGINS = """
     SELECT n.slot, n.name, s.role_oid IS NOT NULL, r.oid IS NOT NULL AND CASE
                WHEN s.role_oid IS NOT NULL THEN s.role_oid = r.oid
@@ -40,7 +41,7 @@ _LOGINS = """
            ARRAY(SELECT d.datname::text FROM pg_catalog.pg_db_role_setting c
                  JOIN pg_catalog.pg_database d ON d.oid = c.setdatabase WHERE c.setrole = r.oid),
            (SELECT count(*) FROM pg_catalog.pg_stat_activity a WHERE a.usesysid = r.oid
-               AND a.application_name IS DISTINCT FROM 'flowstone-login-check')
+               AND (a.application_name IS DISTINCT FROM 'flowstone-login-check' OR NOT r.rolcanlogin))
     FROM (VALUES ('a', %(base)s || '_a'), ('b', %(base)s || '_b')) AS n (slot, name)
     LEFT JOIN flowstone.login_scope s ON s.role_name = n.name
     LEFT JOIN pg_catalog.pg_roles r ON r.rolname = n.name
@@ -144,7 +145,7 @@ def _login(row: tuple[Any, ...]) -> Login:
 
 def _with_late(tx: Transaction, login: Login, seconds: int) -> Login:
     """Find statements that run too long; only a role itself is shown since when its sessions work."""
-    if not login.exists or not login.sessions:
+    if not login.exists:
         return login
     query = """
         SELECT pid FROM pg_catalog.pg_stat_activity WHERE usename = %(name)s AND state = 'active'

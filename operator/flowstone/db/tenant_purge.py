@@ -30,8 +30,11 @@ _TENANT_TABLES = """
     JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped
     WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND n.nspname NOT IN ('flowstone', 'pg_catalog')
       AND EXISTS (SELECT FROM pg_catalog.pg_policy p WHERE p.polrelid = c.oid AND p.polname = 'tenant_rows')
+      AND NOT EXISTS (SELECT FROM flowstone.tenant t WHERE t.role_base = n.nspname)
+      AND NOT EXISTS (SELECT FROM flowstone.login_scope s WHERE s.role_oid = c.relowner)
     ORDER BY 1, 2
 """
+"""A tenant of isolation Schema can make a table that looks like one: its triggers and casts would run as the operator."""
 
 
 Rows = tuple[sql.Identifier, sql.Identifier, sql.Literal]

@@ -146,7 +146,7 @@ def _keep(desired: Desired, observed: Observed, spec_changed: bool) -> Decision:
 
 def _register(desired: Desired, row: Registration | None, now: datetime) -> Iterator[Change]:
     """Bring the registry's row up to what is asked for, before anything is done under it."""
-    if row is None:
+    if row is None or row.role_base is None:  # a Python program registers tenants without roles
         yield Register()
         return
     values: dict[str, Any] = {}

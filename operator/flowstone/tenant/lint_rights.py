@@ -205,6 +205,7 @@ RIGHT_CHECKS: tuple[Check, ...] = (
         FROM pg_default_acl d CROSS JOIN aclexplode(d.defaclacl) a LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace
         WHERE d.defaclobjtype IN ('r', 'S') AND a.grantee IN (SELECT s.oid FROM served s) AND a.grantee <> d.defaclrole
           AND coalesce(d.defaclnamespace, 0) NOT IN (SELECT o.oid FROM own_schema o)
+          AND d.defaclrole NOT IN (SELECT p.oid FROM principal p)
         """,
         "ALTER DEFAULT PRIVILEGES ... REVOKE; op.tenant_table grants what each table needs",
     ),

@@ -93,6 +93,7 @@ TABLE_CHECKS: tuple[Check, ...] = (
                 SELECT lower(o.option_value) IN ('true', 'on', 'yes', '1') FROM pg_options_to_table(c.reloptions) o
                 WHERE o.option_name = 'security_invoker'), false)
           AND (EXISTS (SELECT FROM right_of a WHERE a.relid = v.oid) OR v.relowner IN (SELECT r.oid FROM reached r))
+          AND NOT (v.own AND v.relowner IN (SELECT p.oid FROM principal p))
         """,
         "ALTER VIEW ... SET (security_invoker = true)",
     ),
@@ -106,7 +107,8 @@ TABLE_CHECKS: tuple[Check, ...] = (
                 AND d.classid = 'pg_rewrite'::regclass
             JOIN pg_rewrite r ON r.oid = d.objid AND r.ev_type = '1'
         )
-        SELECT v.label, v.oid FROM seen s JOIN relation v ON v.oid = s.oid WHERE v.relkind = 'm'
+        SELECT v.label, v.oid FROM seen s JOIN relation v ON v.oid = s.oid
+        WHERE v.relkind = 'm' AND NOT (v.own AND v.relowner IN (SELECT p.oid FROM principal p))
         """,
         "drop it: a materialised view has no row security; a table with tenant_id has",
     ),

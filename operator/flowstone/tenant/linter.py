@@ -178,5 +178,6 @@ extra_policy AS (
 """Relations that the checks share: who works for tenants, what they reach, which tables have tenants' rows.
 
 `reached` are all logins of scopes, pooled ones, what they are members of, and PUBLIC (0); `served` leaves out the
-namespaces' logins, which may have tables of their own.
+namespaces' logins, which may have tables of their own. What a tenant makes in its own schema, or says of what it will
+make, opens nothing to others: if that turned a check red, one tenant could stop everybody's work.
 """
