@@ -9,7 +9,6 @@ from flowstone.db.ledger import Ledger
 from flowstone.db.tenants import TenantRegistry
 from flowstone.guard import Guards
 from flowstone.local import known_tenant
-from flowstone.tenant.capability import checked_tenant_id
 
 
 class LocalTenants:
@@ -39,7 +38,7 @@ class LocalTenants:
             return Admission()
         wanted = wanted_tenants(asset.spec, backfill.spec, self.usable())
         for tenant_id in wanted if self._create else ():
-            self._registry.register(checked_tenant_id(tenant_id))
+            self._registry.register(tenant_id)
         known = {row.tenant_id: known_tenant(row, backfill.namespace) for row in self._registry.all_active()}
         require_known(wanted, known)
         return admit(asset, wanted, known, self._guards)

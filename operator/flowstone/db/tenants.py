@@ -7,6 +7,7 @@ from typing import Literal
 
 from flowstone.db.connection import Database, Transaction
 from flowstone.errors import TenantRefused, TenantUnknown
+from flowstone.tenant.capability import checked_tenant_id
 
 TenantState = Literal["active", "suspended", "purged"]
 
@@ -79,8 +80,10 @@ class TenantRegistry:
         """Register a tenant, unless it is there; either way return what is there.
 
         Raises:
-            TenantRefused: Another cluster that shares this database has a tenant of that id.
+            TenantRefused: This is no id that a tenant can have, or another cluster that shares this database has a
+                tenant of that id.
         """
+        checked_tenant_id(tenant_id)
         with self._database.transaction() as tx:
             tx.run(_REGISTER, {"cluster": self._cluster, "tenant": tenant_id, "tier": tier})
             row = _find(tx, self._cluster, tenant_id)

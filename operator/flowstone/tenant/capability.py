@@ -32,21 +32,29 @@ from flowstone.errors import TenantRefused, TenantRequired
 TENANT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 """A tenant's id: narrow on purpose. Postgres cuts names at 63 bytes, and psycopg's quoting stops at NUL."""
 
+CANARY_PREFIX = "flowstone-canary-"
+"""Beginning of the ids of tenants that only the proof of isolation uses; no other tenant can have one."""
+
 _GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 _OWN_MODULES = frozenset({__name__, "flowstone.tenant_context", contextlib.__name__})
 
 
 def checked_tenant_id(tenant_id: object) -> str:
-    """Return the id if it is one.
+    """Return the id if it is one that a tenant can have.
 
     Raises:
         TenantRefused: It is not; the message does not repeat it, because messages carry no tenant's ids.
     """
-    if isinstance(tenant_id, str) and TENANT_ID.fullmatch(tenant_id):
-        return str(tenant_id)
-    raise TenantRefused(
-        "this is no tenant id: write 1 to 63 ASCII letters, digits, '_', '.' or '-', beginning with a letter or digit"
-    )
+    if not isinstance(tenant_id, str) or not TENANT_ID.fullmatch(tenant_id):
+        raise TenantRefused(
+            "this is no tenant id: write 1 to 63 ASCII letters, digits, '_', '.' or '-', "
+            "beginning with a letter or digit"
+        )
+    if tenant_id.startswith(CANARY_PREFIX):
+        raise TenantRefused(
+            f"tenant ids that begin with {CANARY_PREFIX} are reserved for the proof of isolation: choose another"
+        )
+    return str(tenant_id)
 
 
 class Capability:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from flowstone.errors import InvalidSpec
+from flowstone.tenant.capability import CANARY_PREFIX as CANARY_PREFIX
 from flowstone.tenant.capability import TENANT_ID
 
 NAMESPACE = "default"
 """Namespace of work that a Python program does itself."""
-
-CANARY_PREFIX = "flowstone-canary-"
-"""Beginning of the ids of tenants that only the proof of isolation uses; no Tenant can have one."""
 
 
 def tenant_scope(cluster: str, tenant_id: str) -> str:

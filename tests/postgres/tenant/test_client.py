@@ -16,6 +16,8 @@ import psycopg
 import pytest
 
 from flowstone.client import FlowStone
+from flowstone.db.ledger import Ledger
+from flowstone.db.tenants import TenantRegistry
 from flowstone.errors import (
     InvalidPartition,
     InvalidSet,
@@ -268,6 +270,16 @@ def test_unknown_tenants_are_refused(urls: dict[str, str], key_file: Path, pair:
             with pytest.raises(TenantUnknown) as caught:
                 use()
             assert pair[0] not in str(caught.value)
+
+
+def test_the_id_of_a_canary_is_never_registered(urls: dict[str, str]) -> None:
+    """The registry of a program refuses an id of the proof's own, and one that is none; nothing is written."""
+    with Ledger.connect(urls["operator_url"], cluster="local") as ledger:
+        registry = TenantRegistry(ledger.database, "local")
+        for refused in ("flowstone-canary-1234abcd-a", "a b"):
+            with pytest.raises(TenantRefused, match=r"choose another|beginning with"):
+                registry.register(refused)
+            assert registry.find(refused) is None
 
 
 @pytest.mark.parametrize("login", ["postgres", "flowstone_operator"])

@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from flowstone.errors import LedgerUnavailable, TenantRefused, TenantRequired, UnsafeLogin
@@ -144,9 +145,6 @@ def test_a_session_stays_bound_over_its_commits(engine: Engine, keys: ContextKey
 
 async def test_asynchronous_connections_and_sessions(server: Server, keys: ContextKeys) -> None:
     """The same over asyncio: rows, switch between transactions, refusal inside one, a clean session afterwards."""
-    pytest.importorskip("greenlet", reason="the extra sqlalchemy[asyncio] is not installed")
-    from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-
     engine = create_async_engine(url(server), pool_size=1, max_overflow=0)
     async with engine.connect() as connection:
         with with_tenant("tenant_a"):

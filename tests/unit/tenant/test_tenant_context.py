@@ -60,6 +60,14 @@ def test_what_is_no_tenant_id_is_refused_unrepeated(bad: object) -> None:
     assert not (isinstance(bad, str) and len(bad) > 2 and bad in str(caught.value))
 
 
+def test_the_id_of_a_canary_is_refused() -> None:
+    """Nobody works as one of the tenants that the proof of isolation makes; the message says what to do."""
+    with pytest.raises(TenantRefused, match=r"flowstone-canary- are reserved .*: choose another"):
+        with_tenant("flowstone-canary-1234abcd-a")
+    with with_tenant("flowstone-canary") as entered:
+        assert entered == "flowstone-canary"
+
+
 def test_one_block_object_is_entered_once() -> None:
     """A block object that is open cannot be entered again, which would lose one of the two."""
     block = with_tenant("tenant_a")
