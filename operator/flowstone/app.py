@@ -30,6 +30,7 @@ from flowstone.db.bootstrap import hardened
 from flowstone.db.endpoint import place_of
 from flowstone.db.ledger import Ledger
 from flowstone.db.logins import Logins
+from flowstone.db.own_databases import OwnDatabases
 from flowstone.db.proof import IsolationProof
 from flowstone.db.tenant_catalogue import TenantCatalogue
 from flowstone.db.tenant_purge import TenantPurge
@@ -164,6 +165,7 @@ class Operator:
     def _tenant_environment(self) -> TenantEnvironment:
         database = self._ledger.database
         logins = Logins(database)
+        databases = OwnDatabases(database, self._settings.database_url)
         proof = IsolationProof(
             database,
             self._settings.database_url,
@@ -175,8 +177,9 @@ class Operator:
             kube=self._kube,
             ledger=self._ledger,
             catalogue=TenantCatalogue(database, self._cluster),
-            steps=TenantSteps(database, logins, self._cluster),
-            purge=TenantPurge(database, logins, self._cluster),
+            steps=TenantSteps(database, logins, databases, self._cluster),
+            purge=TenantPurge(database, logins, databases, self._cluster),
+            databases=databases,
             cluster=self._cluster,
             owner=self._owner,
             login_conninfo=self._settings.database_url,

@@ -15,6 +15,7 @@
     │   └── UnsafeLogin                  the login would see past row level security
     ├── LedgerError
     │   ├── LedgerUnavailable            Postgres does not answer                       retry
+    │   │   └── DatabaseUnavailable      a tenant's own database does not, the ledger does   retry
     │   ├── LedgerBusy                   rows are locked, or changed meanwhile          retry
     │   ├── LedgerRefused                a statement or a plan cannot be right
     │   └── SchemaNotCompatible          this code and the ledger's schema do not fit
@@ -107,6 +108,10 @@ class LedgerUnavailable(LedgerError):
     """Raised when Postgres cannot be reached or broke off (the last commit is unknown); retry."""
 
     retry = True
+
+
+class DatabaseUnavailable(LedgerUnavailable):
+    """Raised when a tenant's own database cannot be reached; nobody but that tenant is concerned; retry."""
 
 
 class LedgerBusy(LedgerError):

@@ -55,6 +55,15 @@ def frozen(field: str, remedy: str) -> Rule:
     )
 
 
+def kept(field: str, value: str, remedy: str) -> Rule:
+    """Return the rule, for the object around a field with a default, that one of its values neither comes nor goes."""
+    return Rule(
+        f"(self.{field} == '{value}') == (oldSelf.{field} == '{value}')",
+        f"{field} cannot be changed to or from {value}: {remedy}",
+        field=f".{field}",
+    )
+
+
 def frozen_scalar(field: str, remedy: str) -> Rule:
     """Return `frozen` for an optional text; its message shows what the field was."""
     was = f"(has(oldSelf.{field}) ? '\"' + oldSelf.{field} + '\"' : 'not set')"

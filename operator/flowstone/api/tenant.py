@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, StrictInt
 
 from flowstone.api.base import Model, StatusModel
 from flowstone.api.conditions import Conditions
-from flowstone.api.rules import frozen, validations
+from flowstone.api.rules import frozen, kept, validations
 from flowstone.api.text import Identifier
 
 _NEW_TENANT = "rows and credentials belong to it; create another Tenant"
@@ -39,7 +39,9 @@ class Credentials(Model):
 class TenantSpec(Model):
     """Who the tenant is, and how far it is kept apart."""
 
-    model_config = ConfigDict(json_schema_extra=validations(frozen("id", _NEW_TENANT)))
+    model_config = ConfigDict(
+        json_schema_extra=validations(frozen("id", _NEW_TENANT), kept("isolation", "Database", _NEW_TENANT))
+    )
 
     id: Identifier | None = None
     """The tenant's name in rows, keys and Python, such as `tenant_a`; unset means metadata.name. Immutable."""
@@ -54,7 +56,10 @@ class TenantSpec(Model):
     """Namespaces that may use the tenant; the Secret with its credentials is put into each."""
 
     isolation: Literal["Shared", "Schema", "Database"] = "Shared"
-    """Where its rows live: in shared tables under row level security, in a schema, or in a database of its own."""
+    """Where its rows live: in shared tables under row level security, in a schema, or in a database of its own.
+
+    A Tenant stays with Database, or without.
+    """
 
     limits: Limits = Limits()
     """How much of the shared resources the tenant may use."""

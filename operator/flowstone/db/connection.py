@@ -171,6 +171,25 @@ class Transaction:
         self.extend(seconds)
 
 
+@contextmanager
+def lone(conninfo: str, seconds: float = DEADLINE_SECONDS) -> Iterator[Transaction]:
+    """Yield a connection beside the pool, in autocommit, for another database or for what no transaction may do.
+
+    Raises:
+        LedgerUnavailable: Postgres is away, or broke off.
+        LedgerBusy: A row or table is locked by somebody else.
+        LedgerRefused: Postgres refused a statement.
+    """
+    target = wired(conninfo, APPLICATION_NAME)
+    with (
+        translated(),
+        psycopg.connect(target, autocommit=True, prepare_threshold=None) as connection,
+        Deadline(connection, seconds) as deadline,
+    ):
+        _configure(connection)
+        yield Transaction(connection, deadline)
+
+
 class Database:
     """The pool as the ledger uses it: `with database.transaction() as tx`."""
 

@@ -15,7 +15,7 @@ from flowstone.tenant.observed import Login, Registration, Slot
 
 REGISTRATION = """
     SELECT tenant_id, tier, isolation, state, max_parallel, resource_uid, role_base, active_slot, namespaces,
-           rotated_at, rotate_token, revoked_at, suspended_at, retain_until, export_digest, purged_at
+           rotated_at, rotate_token, revoked_at, suspended_at, retain_until, export_digest, purged_at, database_made_at
     FROM flowstone.tenant WHERE cluster = %(cluster)s AND tenant_id = %(tenant)s
 """
 

@@ -1,7 +1,7 @@
 """Deletes a tenant's rows for good, and digests them before as evidence of what was deleted.
 
 What belongs to a tenant is found in the catalogue: the ledger's tables by scope, every table whose policies are a
-tenant table's by `tenant_id`, and the tenant's own schema.
+tenant table's by `tenant_id`, and the tenant's own schema or database.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from psycopg import sql
 
 from flowstone.db.connection import LONG_SECONDS, Database, Transaction
 from flowstone.db.logins import Logins
+from flowstone.db.own_databases import OwnDatabases
 from flowstone.errors import LedgerRefused
-from flowstone.tenant.desired import Desired
-from flowstone.tenant.observed import Observed
+from flowstone.tenant.desired import APART, Desired
+from flowstone.tenant.observed import Observed, Registration
+from flowstone.tenant.own_database import Names
 from flowstone.tenant.steps import Export, Purge
 
 CHUNK = 10_000
@@ -48,9 +50,10 @@ class TenantPurge:
         database: The ledger's, as in `ledger.database`.
     """
 
-    def __init__(self, database: Database, logins: Logins, cluster: str) -> None:
+    def __init__(self, database: Database, logins: Logins, databases: OwnDatabases, cluster: str) -> None:
         self._database = database
         self._logins = logins
+        self._databases = databases
         self._cluster = cluster
 
     def apply(self, change: Export | Purge, desired: Desired, observed: Observed) -> None:
@@ -60,14 +63,16 @@ class TenantPurge:
             LedgerRefused: The operator may not delete from a table; the message names it.
         """
         if isinstance(change, Export):
-            self._export(desired, change)
+            self._export(desired, change, observed.registration)
         else:
             self._purge(desired, observed)
 
-    def _export(self, desired: Desired, change: Export) -> None:
+    def _export(self, desired: Desired, change: Export, row: Registration | None) -> None:
+        own = _own_database(row)
+        evidence = self._databases.digest(own) if own else ""
         with self._database.transaction(LONG_SECONDS) as tx:
             tx.allow(LONG_SECONDS)
-            digest = hashlib.sha256()
+            digest = hashlib.sha256(evidence.encode())
             for table, column, value in self._tables(tx, desired):
                 digest.update(f"{table.as_string()}\n".encode())
                 query = sql.SQL("COPY (SELECT t::text FROM {} t WHERE {} = {} ORDER BY 1) TO STDOUT")
@@ -88,6 +93,9 @@ class TenantPurge:
         with self._database.transaction(LONG_SECONDS) as tx:
             if row.role_base and observed.schema_exists:
                 tx.connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(row.role_base)))
+        own = _own_database(row)
+        if own:
+            self._databases.drop(own)
         for login in observed.logins.values():
             if login.exists and login.mapped:
                 self._logins.drop(login.role_name)
@@ -113,3 +121,8 @@ class TenantPurge:
     def _note(self, tx: Transaction, desired: Desired, assignments: str, values: Mapping[str, object]) -> None:
         query = f"UPDATE flowstone.tenant SET {assignments} WHERE cluster = %(cluster)s AND tenant_id = %(tenant)s"  # noqa: S608 - constants
         tx.run(query, {"cluster": self._cluster, "tenant": desired.tenant_id, **values})
+
+
+def _own_database(row: Registration | None) -> Names | None:
+    """Return the names of the tenant's own database, if it has one; nobody is to be let in any more."""
+    return Names(row.role_base, ()) if row is not None and row.isolation == APART and row.role_base else None

@@ -10,22 +10,26 @@ from psycopg import sql
 
 from flowstone.db.connection import LONG_SECONDS, Database, Transaction
 from flowstone.db.logins import Logins, end
+from flowstone.db.own_databases import OwnDatabases
 from flowstone.db.passwords import scram_verifier
 from flowstone.errors import LedgerRefused, TenantRefused
 from flowstone.tenant.desired import Desired
 from flowstone.tenant.observed import Slot
+from flowstone.tenant.own_database import Names
 from flowstone.tenant.statements import statements
 from flowstone.tenant.steps import (
     Change,
     EndSessions,
     EndStatements,
     Export,
+    MakeDatabase,
     MakeLogin,
     Purge,
     Record,
     Register,
     Remap,
     Restore,
+    RestoreDatabase,
     Unmap,
 )
 
@@ -59,6 +63,7 @@ _RECORDED = frozenset(
         "rotated_at",
         "rotate_token",
         "revoked_at",
+        "database_made_at",
     ]
 )
 """Columns that `Record` may write."""
@@ -81,14 +86,22 @@ class TenantSteps:
 
     Args:
         database: The ledger's, as in `ledger.database`.
+        databases: Those of tenants that have one of their own.
         token: So many random characters for a new tenant's role names.
     """
 
     def __init__(
-        self, database: Database, logins: Logins, cluster: str, *, stem: Callable[[], str] | None = None
+        self,
+        database: Database,
+        logins: Logins,
+        databases: OwnDatabases,
+        cluster: str,
+        *,
+        stem: Callable[[], str] | None = None,
     ) -> None:
         self._database = database
         self._logins = logins
+        self._databases = databases
         self._cluster = cluster
         self._stem = stem or random_stem
 
@@ -104,7 +117,7 @@ class TenantSteps:
         Args:
             change: The step; those that concern Secrets are none of this class's.
             desired: The tenant.
-            base: Beginning of its role names, and name of its schema; None before it is registered.
+            base: Beginning of its role names, and name of its schema or database; None before it is registered.
 
         Raises:
             TenantRefused: Another cluster that shares this database has a tenant of that id.
@@ -117,7 +130,12 @@ class TenantSteps:
         names: dict[Slot, str] = {"a": f"{base}_a", "b": f"{base}_b"}
         match change:
             case MakeLogin(slot):
-                self._logins.ensure(desired.scope, "tn", desired.tenant_id, slot, base.removeprefix("tn_"))
+                stem = base.removeprefix("tn_")
+                self._logins.ensure(desired.scope, "tn", desired.tenant_id, slot, stem, apart=desired.apart)
+            case MakeDatabase(slots):
+                self._databases.make(Names(base, tuple(names[slot] for slot in slots)))
+            case RestoreDatabase(slots):
+                self._databases.restore(Names(base, tuple(names[slot] for slot in slots)))
             case Restore(slot, password):
                 self.set_password(names[slot], password)
             case EndSessions(slot):

@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from flowstone.tenant.credentials import credentials, settings
-from flowstone.tenant.desired import Desired
+from flowstone.tenant.desired import APART, Desired
 from flowstone.tenant.observed import Login, Observed, Registration, Slot
 from flowstone.tenant.steps import (
     Change,
@@ -33,12 +33,14 @@ from flowstone.tenant.steps import (
     Join,
     Leave,
     Lock,
+    MakeDatabase,
     MakeLogin,
     MakeSchema,
     Purge,
     Record,
     Register,
     Remap,
+    RestoreDatabase,
     Strip,
     Unmap,
 )
@@ -100,10 +102,16 @@ def decide(desired: Desired, observed: Observed, *, spec_changed: bool) -> Decis
 
 def _problem(desired: Desired, observed: Observed) -> Problem | None:
     row = observed.registration
-    if desired.isolation == "Database":
-        return Problem("IsolationNotAvailable", "spec.isolation: Database: not available yet: write Shared or Schema")
     if row is not None and row.state == "purged":
         return Problem("TenantPurged", "a tenant of this id was deleted with its rows: choose another spec.id")
+    if row is not None and row.isolation != desired.isolation and APART in (row.isolation, desired.isolation):
+        return Problem(
+            "IsolationChanged",
+            f"spec.isolation: {desired.isolation}: the rows are where isolation {row.isolation} put them: write "
+            f"{row.isolation}, or create another Tenant",
+        )
+    if desired.apart and row is not None and row.database_made_at is not None and _is_lost(observed):
+        return Problem("DatabaseLost", f"database {row.role_base} is gone: restore it under this name")
     if row is not None and row.resource_uid not in (None, desired.uid) and observed.owner_lives:
         return Problem("IdTaken", "another Tenant has this id: choose another spec.id, or delete that one")
     for secret in observed.secrets.values():
@@ -122,7 +130,8 @@ def _keep(desired: Desired, observed: Observed, spec_changed: bool) -> Decision:
     row = observed.registration
     changes: list[Change] = [*_register(desired, row, observed.now)]
     drift: list[str] = []
-    for slot in _wanted_slots(observed):
+    slots = _wanted_slots(desired, observed)
+    for slot in slots:
         login = observed.logins.get(slot)
         if login is None or not login.exists:
             changes += [MakeLogin(slot), Configure(slot, desired.connections, settings(desired, row))]
@@ -138,7 +147,11 @@ def _keep(desired: Desired, observed: Observed, spec_changed: bool) -> Decision:
         changes.append(Unmap(stranger))
         drift.append("a foreign role led to this tenant's rows")
     if desired.isolation == "Schema" and not observed.schema_exists:
-        changes.append(MakeSchema(_wanted_slots(observed)))
+        changes.append(MakeSchema(slots))
+    if desired.apart:
+        repairs, found = _own_database(observed, slots)
+        changes += repairs
+        drift += found
     secrets, lost, waits = credentials(desired, observed)
     missing = tuple(name for name in desired.namespaces if observed.secrets[name].state == "gone")
     return Decision((*changes, *secrets), (*drift, *lost), waits=waits, missing=missing)
@@ -170,10 +183,26 @@ def _register(desired: Desired, row: Registration | None, now: datetime) -> Iter
         yield Record({"namespaces": list(desired.namespaces)})
 
 
-def _wanted_slots(observed: Observed) -> tuple[Slot, ...]:
-    """Both once both were made; the first one to begin with."""
+def _wanted_slots(desired: Desired, observed: Observed) -> tuple[Slot, ...]:
+    """Both once both were made; the first one to begin with, unless it makes tables that the other is to use."""
+    if desired.isolation != "Shared":
+        return ("a", "b")
     active: Slot = (observed.registration.active_slot if observed.registration else None) or "a"
     return tuple(sorted({active, *observed.logins}))
+
+
+def _is_lost(observed: Observed) -> bool:
+    return observed.database is not None and not observed.database.exists
+
+
+def _own_database(observed: Observed, slots: tuple[Slot, ...]) -> tuple[list[Change], list[str]]:
+    """Make the tenant's database, or put right what somebody changed about it; a login made anew has no rights yet."""
+    row = observed.registration
+    if row is None or row.database_made_at is None:
+        return [MakeDatabase(slots), Record({"database_made_at": observed.now})], []
+    drift = ["its database was changed"] if observed.database is not None and observed.database.open else []
+    missing = [slot for slot in slots if slot not in observed.logins or not observed.logins[slot].exists]
+    return ([RestoreDatabase(slots)] if drift or missing else []), drift
 
 
 _LIMITS = "a limit or setting was changed"
@@ -194,11 +223,12 @@ def _repair(desired: Desired, row: Registration | None, login: Login) -> tuple[l
         repair(Strip(login.slot, tuple(sorted(login.attributes))), "a login was given attributes")
     if login.expires:
         repair(Strip(login.slot, ("VALID UNTIL",)), "a login was made to expire")
-    for group in sorted(login.groups - {GROUP}):
+    wanted_groups = frozenset[str]() if desired.apart else frozenset({GROUP})
+    for group in sorted(login.groups - wanted_groups):
         repair(Leave(login.slot, group), "a login was made a member of another role")
     for member in sorted(login.members - {OPERATOR}):
         repair(Expel(login.slot, member), "a role was made a member of a login")
-    if GROUP not in login.groups:
+    if wanted_groups - login.groups:
         suspended = row is not None and row.state != "active"
         changes.append(Join(login.slot))
         drift += [] if suspended else ["a login was taken out of its group"]

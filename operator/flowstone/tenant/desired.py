@@ -34,6 +34,9 @@ SECRET_PREFIX = "flowstone-tenant-"  # noqa: S105 - a name's beginning
 LONGEST_NAME = 63
 """Characters of metadata.name: it is part of a Secret's name and a label."""
 
+APART = "Database"
+"""The isolation of a tenant with a database of its own."""
+
 Existence = Literal["present", "suspended", "purged"]
 
 
@@ -69,6 +72,11 @@ class Desired:
     def scope(self) -> str:
         """Whose rows these are."""
         return tenant_scope(self.cluster, self.tenant_id)
+
+    @property
+    def apart(self) -> bool:
+        """It has a database of its own, and no business in the ledger's."""
+        return self.isolation == APART
 
     @property
     def secret_name(self) -> str:

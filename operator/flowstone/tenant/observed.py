@@ -27,6 +27,7 @@ class Registration:
         rotate_token: The last request for fresh credentials that was met.
         revoked_at: A namespace was taken away then, and what it knows is still good.
         retain_until: When rows that are to be purged may be.
+        database_made_at: When its own database was there first; one that is gone since then was lost with its rows.
     """
 
     tenant_id: str
@@ -45,6 +46,7 @@ class Registration:
     retain_until: datetime | None
     export_digest: str | None
     purged_at: datetime | None
+    database_made_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,19 @@ class Secret:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnDatabase:
+    """The database of a tenant of isolation Database.
+
+    Attributes:
+        exists: It is there.
+        open: What about it is not as it should be, in words; what was not looked at is not among them.
+    """
+
+    exists: bool
+    open: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """All that there is of a tenant.
 
@@ -112,6 +127,7 @@ class Observed:
         oldest_batch: When the oldest open batch of the tenant was handed out.
         strangers: Role names that lead to this tenant's rows and are none of its logins.
         schema_exists: The schema of isolation Schema is there and is the operator's.
+        database: The database of isolation Database; None for the other modes, or before the tenant is registered.
         now: The server's clock.
     """
 
@@ -124,3 +140,4 @@ class Observed:
     oldest_batch: datetime | None = None
     strangers: frozenset[str] = frozenset()
     schema_exists: bool = False
+    database: OwnDatabase | None = None

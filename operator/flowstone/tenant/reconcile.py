@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from psycopg.conninfo import make_conninfo
@@ -17,6 +18,7 @@ from psycopg.conninfo import make_conninfo
 from flowstone.backfill.secret import Endpoint
 from flowstone.db.ledger import Ledger
 from flowstone.db.logins import try_login
+from flowstone.db.own_databases import OwnDatabases
 from flowstone.db.tenant_catalogue import TenantCatalogue, View
 from flowstone.db.tenant_purge import TenantPurge
 from flowstone.db.tenant_steps import TenantSteps
@@ -35,8 +37,9 @@ from flowstone.kube.paths import API_VERSION, core, custom
 from flowstone.telemetry import Logger
 from flowstone.tenant import status
 from flowstone.tenant.changes import Decision, Problem, decide
-from flowstone.tenant.desired import FINALIZER, Desired, parse_tenant
-from flowstone.tenant.observed import Observed, Secret
+from flowstone.tenant.desired import APART, FINALIZER, Desired, parse_tenant
+from flowstone.tenant.observed import Observed, OwnDatabase, Registration, Secret
+from flowstone.tenant.own_database import Names
 from flowstone.tenant.secret import manifest, read
 from flowstone.tenant.steps import REPAIRS, Change, DeleteSecrets, Export, Issue, Purge, Record, Register, WriteSecrets
 
@@ -91,6 +94,7 @@ class TenantEnvironment:
     catalogue: TenantCatalogue
     steps: TenantSteps
     purge: TenantPurge
+    databases: OwnDatabases
     cluster: str
     owner: str
     login_conninfo: str
@@ -132,6 +136,7 @@ class _Reconcile:
         self._resource = resource
         self._log = env.log.bind(tenant=resource["metadata"]["name"])
         self._drift: list[str] = []
+        self._own: OwnDatabase | None = None
         self._tried: set[Change] = set()
 
     async def run(self) -> float | None:
@@ -205,24 +210,38 @@ class _Reconcile:
         )
         row = view.registration
         namespaces = sorted({*desired.namespaces, *(row.namespaces if row else ())})
-        secrets = {name: await self._secret(desired, name) for name in namespaces}
+        self._own = await self._own_database(desired, view)
+        secrets = {name: await self._secret(desired, name, row) for name in namespaces}
         return Observed(
             registration=row,
             now=view.now,
             owner_lives=await self._owner_lives(desired, row.resource_uid if row else None),
             logins=view.logins,
             secrets=secrets,
-            works=await self._try(view, secrets.values()),
+            works=await self._try(desired, view, secrets.values()),
             oldest_batch=view.oldest_batch,
             strangers=view.strangers,
             schema_exists=view.schema_exists,
+            database=self._own,
         )
 
-    async def _secret(self, desired: Desired, namespace: str) -> Secret:
+    async def _own_database(self, desired: Desired, view: View) -> OwnDatabase | None:
+        """Look at the tenant's own database; only from outside when the tenant is to end."""
+        row = view.registration
+        if row is None or row.role_base is None or row.isolation != APART:
+            return None
+        names = Names(row.role_base, tuple(one.role_name for one in view.logins.values() if one.exists))
+        return await _thread(partial(self._env.databases.look, inside=desired.existence == "present"), names)
+
+    def _endpoint(self, desired: Desired, base: str | None) -> Endpoint:
+        """Where the tenant's credentials lead."""
+        return replace(self._env.endpoint, database=base) if desired.apart and base else self._env.endpoint
+
+    async def _secret(self, desired: Desired, namespace: str, row: Registration | None) -> Secret:
         found = await self._env.kube.get(core("secrets", namespace, desired.secret_name))
         if found is None and await self._env.kube.get(core("namespaces", None, namespace)) is None:
             return Secret(namespace, "gone")
-        return read(desired, namespace, found, self._env.endpoint)
+        return read(desired, namespace, found, self._endpoint(desired, row.role_base if row else None))
 
     async def _owner_lives(self, desired: Desired, owner: str | None) -> bool:
         """Whether the resource that the registry's row belongs to is another one that is still there."""
@@ -231,15 +250,16 @@ class _Reconcile:
         tenants = await self._env.kube.list(custom("tenants"))
         return any(one["metadata"]["uid"] == owner for one in tenants)
 
-    async def _try(self, view: View, secrets: Any) -> dict[tuple[str, str], bool]:
+    async def _try(self, desired: Desired, view: View, secrets: Any) -> dict[tuple[str, str], bool]:
         """Try the credentials that Secrets hold for logins of this tenant; a drifted password shows in no catalogue."""
         names = {login.role_name for login in view.logins.values() if login.exists and login.can_login}
         held = {secret.credentials for secret in secrets if secret.credentials and secret.role_name in names}
-        return {one: await _thread(self._works, *one) for one in held}
+        return {one: await _thread(self._works, desired, *one) for one in held}
 
-    def _works(self, role_name: str, password: str) -> bool:
+    def _works(self, desired: Desired, role_name: str, password: str) -> bool:
+        own = {"dbname": role_name.rsplit("_", 1)[0]} if desired.apart else {}
         try:
-            return try_login(make_conninfo(self._env.login_conninfo, user=role_name, password=password))
+            return try_login(make_conninfo(self._env.login_conninfo, user=role_name, password=password, **own))
         except LedgerUnavailable as error:
             if _FULL in str(error):
                 return True
@@ -290,7 +310,7 @@ class _Reconcile:
         writable = [n for n in desired.namespaces if observed.secrets[n].state in ("absent", "ours")]
         if change.standby:
             await _thread(self._env.steps.set_password, role_name, password)
-            if not await _thread(self._works, role_name, password):
+            if not await _thread(self._works, desired, role_name, password):
                 raise LedgerUnavailable("the fresh credentials are not accepted: is the login allowed in pg_hba.conf?")
             await self._write(desired, role_name, password, writable)
         else:
@@ -301,7 +321,9 @@ class _Reconcile:
 
     async def _write(self, desired: Desired, role_name: str, password: str, namespaces: Sequence[str]) -> None:
         for namespace in namespaces:
-            body = manifest(desired, namespace, role_name, password, self._env.endpoint)
+            body = manifest(
+                desired, namespace, role_name, password, self._endpoint(desired, role_name.rsplit("_", 1)[0])
+            )
             await self._env.kube.apply(core("secrets", namespace, desired.secret_name), body)
 
     async def _delete(self, desired: Desired, observed: Observed, namespaces: Sequence[str]) -> None:
@@ -346,6 +368,7 @@ class _Reconcile:
     async def _report(self, decision: Decision, failed: str = "") -> bool:
         """Write the status when it differs; False when the resource changed meanwhile."""
         hardened, isolated = await self._env.verdicts()
+        hardened = status.with_database(hardened, self._own)
         stuck = self._stuck(decision)
         outcome = status.Outcome(decision, tuple(self._drift), failed, stuck, hardened, isolated)
         metadata, old = self._resource["metadata"], self._resource.get("status") or {}

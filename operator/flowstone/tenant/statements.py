@@ -6,14 +6,15 @@ quoted all the same. Postgres cuts a name at 63 bytes with a mere notice, and wo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations
 
 from flowstone.errors import LedgerRefused
 from flowstone.tenant.observed import Slot
 from flowstone.tenant.steps import Change, Configure, Expel, Join, Leave, Lock, MakeSchema, Strip
 
-_KINDS = ("TABLES", "SEQUENCES", "FUNCTIONS", "TYPES")
+KINDS: Mapping[str, str] = {"r": "TABLES", "S": "SEQUENCES", "f": "FUNCTIONS", "T": "TYPES"}
+"""What one of a tenant's logins makes and the other may use, by pg_default_acl.defaclobjtype."""
 
 GROUP = "flowstone_tenant"
 
@@ -78,11 +79,16 @@ def _make_schema(schema: str, logins: Sequence[str]) -> list[str]:
     """The operator owns the schema: an owner could grant it to everybody. Each login may use what the other makes."""
     made = [f"CREATE SCHEMA IF NOT EXISTS {schema}", f"REVOKE ALL ON SCHEMA {schema} FROM PUBLIC"]
     made += [f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {login}" for login in logins]
+    return [*made, *shared(schema, logins)]
+
+
+def shared(schema: str, logins: Sequence[str]) -> Iterator[str]:
+    """Let each login use what the other one makes in a schema; all names are quoted, and it is one transaction."""
     for maker, user in permutations(logins, 2):
-        made.append(f"SET LOCAL ROLE {maker}")
-        made += [f"ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT ALL ON {kind} TO {user}" for kind in _KINDS]
-        made.append("RESET ROLE")
-    return made
+        yield f"SET LOCAL ROLE {maker}"
+        for kind in KINDS.values():
+            yield f"ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT ALL ON {kind} TO {user}"
+        yield "RESET ROLE"
 
 
 def identifier(name: str) -> str:

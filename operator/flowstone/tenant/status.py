@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
 from flowstone.tenant.changes import Decision
+from flowstone.tenant.observed import OwnDatabase
 
 Json = Mapping[str, Any]
 Truth = Literal["True", "False", "Unknown"]
@@ -52,6 +53,15 @@ class Outcome:
     stuck: bool = False
     hardened: Verdict | None = None
     isolated: Verdict | None = None
+
+
+def with_database(hardened: Verdict | None, own: OwnDatabase | None) -> Verdict | None:
+    """Return condition `Hardened` of a tenant with a database of its own: what is open about that comes first."""
+    if hardened is None or own is None or not own.exists:
+        return hardened
+    if own.open:
+        return Verdict("False", "DatabaseOpen", f"its database: {'; '.join(own.open)}. {hardened.message}")
+    return replace(hardened, message=f"{hardened.message}; so was its database")
 
 
 def compose(outcome: Outcome, generation: int, previous: Json, now: datetime) -> dict[str, Any]:

@@ -97,6 +97,20 @@ class MakeSchema:
 
 
 @dataclass(frozen=True, slots=True)
+class MakeDatabase:
+    """Make the tenant's own database, from wherever an earlier try broke off, for the logins there are."""
+
+    slots: tuple[Slot, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreDatabase:
+    """Put right what is not as it should be about the tenant's own database, for the logins there are."""
+
+    slots: tuple[Slot, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Issue:
     """Make a new password for a login, put it into every Secret, and let the login be the active one.
 
@@ -163,10 +177,10 @@ class Export:
 
 @dataclass(frozen=True, slots=True)
 class Purge:
-    """Delete the tenant's rows, schema and logins; its name stays taken for ever."""
+    """Delete the tenant's rows, schema or database, and logins; its name stays taken for ever."""
 
 
-REPAIRS = (Remap, Unmap, Strip, Join, Leave, Expel, Configure)
+REPAIRS = (Remap, Unmap, Strip, Join, Leave, Expel, Configure, RestoreDatabase)
 """Steps that put right what somebody did by hand; one of them that the server refuses holds up no other step."""
 
 Change = (
@@ -181,6 +195,8 @@ Change = (
     | Expel
     | Configure
     | MakeSchema
+    | MakeDatabase
+    | RestoreDatabase
     | Issue
     | Restore
     | WriteSecrets

@@ -3,134 +3,37 @@
 from __future__ import annotations
 
 import base64
-import secrets
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any
 
 import psycopg
 import pytest
-import structlog
 
-from flowstone.backfill.secret import Endpoint
-from flowstone.db.bootstrap import hardened
-from flowstone.db.ledger import Ledger
-from flowstone.db.logins import Logins
-from flowstone.db.tenant_catalogue import TenantCatalogue
-from flowstone.db.tenant_purge import TenantPurge
-from flowstone.db.tenant_steps import TenantSteps
 from flowstone.kube.paths import core, custom
-from flowstone.tenant.reconcile import TenantEnvironment, TenantReconciler
-from flowstone.tenant.verdicts import Verdicts
-from tests.postgres.conftest import OPERATOR_PASSWORD, Place, copied, prepare
-from tests.postgres.servers import Server, installed, local
-from tests.postgres.tenant.memory_kube import MemoryKube
+from tests.postgres.conftest import OPERATOR_PASSWORD, Place
+from tests.postgres.servers import Server, installed
+from tests.postgres.tenant.tenant_world import ACME, World, homes, inhabited, plain_server
 
 pytestmark = pytest.mark.postgres
-CLUSTER = "c1"
-ACME = custom("tenants", None, "acme")
 
 
 @pytest.fixture(scope="module", params=sorted(installed()), ids=lambda major: f"pg{major}")
 def any_server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """Each server version of this machine; the operator has CREATEROLE and CREATEDB there, and no BYPASSRLS."""
-    with local(request.param) as server:
-        prepare(server)
-        with server.connect() as connection:
-            connection.execute("ALTER ROLE flowstone_operator NOBYPASSRLS")
+    """Each server version of this machine."""
+    with plain_server(request.param) as server:
         yield server
 
 
 @pytest.fixture
 def home(any_server: Server) -> Iterator[Place]:
-    """A fresh, migrated database, in which the operator may make schemas, as bootstrap lets it."""
-    for place in copied(any_server):
-        with place.connect() as connection:
-            connection.execute(f"GRANT CREATE ON DATABASE {place.name} TO flowstone_operator".encode())
-        yield place
-
-
-@dataclass
-class World:
-    """A cluster in memory and a real database, and what a tenant's tests do to them."""
-
-    place: Place
-    ledger: Ledger
-    kube: MemoryKube
-    reconciler: TenantReconciler
-    issued: list[str] = field(default_factory=list)
-
-    async def settle(self, name: str = "acme") -> float | None:
-        """Reconcile until nothing is left to do at once."""
-        for _ in range(10):
-            again = await self.reconciler("", name)
-            if again is None or again > 1:
-                return again
-        raise AssertionError("it never settles")
-
-    def secret(self, namespace: str = "one") -> dict[str, str]:
-        """Return the Secret of a namespace as text."""
-        found = self.kube.objects[core("secrets", namespace, "flowstone-tenant-acme")]
-        return {key: base64.b64decode(value).decode() for key, value in found["data"].items()}
-
-    def login(self, secret: dict[str, str] | None = None) -> psycopg.Connection[Any]:
-        """Log in with what a Secret holds."""
-        return psycopg.connect((secret or self.secret())["uri"], autocommit=True)
-
-    def condition(self, kind: str) -> tuple[str, str, str]:
-        """Return status, reason and message of a condition."""
-        for one in self.kube.objects[ACME]["status"]["conditions"]:
-            if one["type"] == kind:
-                return one["status"], one["reason"], one["message"]
-        raise KeyError(kind)
-
-    def tenant(self, **spec: Any) -> None:
-        """Apply the Tenant `acme`."""
-        body = {"metadata": {"name": "acme"}, "spec": {"namespaces": ["one", "two"], **spec}}
-        self.kube.put(ACME, body)
-
-    def admin(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """Do something by hand, as a superuser."""
-        with self.place.connect() as connection:
-            cursor = connection.execute(statement.encode(), values)
-            return cursor.fetchall() if cursor.description else []
+    """A fresh, migrated database."""
+    yield from homes(any_server)
 
 
 @pytest.fixture
 async def world(home: Place) -> AsyncIterator[World]:
     """A cluster with three namespaces, and a Tenant `acme` in two of them that is provisioned."""
-    kube = MemoryKube()
-    for namespace in ("one", "two", "three"):
-        kube.put(core("namespaces", None, namespace), {"metadata": {"name": namespace}})
-    with Ledger.connect(home.operator, cluster=CLUSTER) as ledger:
-        issued: list[str] = []
-
-        def new_password() -> str:
-            issued.append(secrets.token_urlsafe(24))
-            return issued[-1]
-
-        logins = Logins(ledger.database)
-        environment = TenantEnvironment(
-            kube=kube,
-            ledger=ledger,
-            catalogue=TenantCatalogue(ledger.database, CLUSTER),
-            steps=TenantSteps(ledger.database, logins, CLUSTER),
-            purge=TenantPurge(ledger.database, logins, CLUSTER),
-            cluster=CLUSTER,
-            owner="test",
-            login_conninfo=home.operator,
-            endpoint=Endpoint(home.server.host, str(home.server.port), home.name),
-            verdicts=Verdicts(lambda: hardened(ledger.database), lambda: None, clock=time.monotonic),
-            new_password=new_password,
-            now=lambda: datetime.now(UTC),
-            log=structlog.get_logger(),
-        )
-        world = World(home, ledger, kube, TenantReconciler(environment), issued)
-        world.tenant()
-        assert await world.settle() == 60
+    async with inhabited(home) as world:
         yield world
 
 
@@ -530,13 +433,6 @@ async def test_schema_mode(world: World) -> None:
     assert world.admin(grantees, schema) == [(0,)]
     owner = "SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = %s"
     assert world.admin(owner, schema) == [("flowstone_operator",)]
-
-
-async def test_database_mode_is_refused_until_it_is_there(world: World) -> None:
-    """What is not delivered is refused with the field and the remedy."""
-    world.tenant(isolation="Database")
-    await world.settle()
-    assert world.condition("Stalled")[1] == "IsolationNotAvailable"
 
 
 async def test_no_secret_is_logged(world: World) -> None:

@@ -14,7 +14,8 @@ from flowstone.errors import InvalidSpec, LedgerRefused
 from flowstone.tenant.changes import Decision, Problem, decide
 from flowstone.tenant.credentials import LAG, settings
 from flowstone.tenant.desired import Desired, parse_tenant
-from flowstone.tenant.observed import Login, Observed, Registration, Secret, Slot
+from flowstone.tenant.observed import Login, Observed, OwnDatabase, Registration, Secret, Slot
+from flowstone.tenant.own_database import Names, close, found_inside, found_outside, furnish, make_database
 from flowstone.tenant.statements import identifier, literal, statements
 from flowstone.tenant.status import Outcome, Verdict, compose
 from flowstone.tenant.steps import (
@@ -26,11 +27,13 @@ from flowstone.tenant.steps import (
     Join,
     Leave,
     Lock,
+    MakeDatabase,
     MakeLogin,
     Purge,
     Record,
     Register,
     Restore,
+    RestoreDatabase,
     Strip,
     WriteSecrets,
 )
@@ -245,7 +248,13 @@ def test_a_superuser_attribute_is_drift_even_after_an_edit() -> None:
 @pytest.mark.parametrize(
     ("found", "spec", "reason"),
     [
-        (observed(), {"isolation": "Database"}, "IsolationNotAvailable"),
+        (observed(), {"isolation": "Database"}, "IsolationChanged"),
+        (observed(registration=row(isolation="Database")), {"isolation": "Shared"}, "IsolationChanged"),
+        (
+            observed(registration=row(isolation="Database", database_made_at=NOW), database=OwnDatabase(exists=False)),
+            {"isolation": "Database"},
+            "DatabaseLost",
+        ),
         (observed(registration=row(state="purged")), {}, "TenantPurged"),
         (observed(registration=row(resource_uid="u0"), owner_lives=True), {}, "IdTaken"),
         (observed(secrets={"one": Secret("one", "foreign"), "two": secret("two")}), {}, "SecretNameTaken"),
@@ -257,6 +266,79 @@ def test_what_needs_people_changes_nothing(found: Observed, spec: dict[str, Any]
     assert decision.problem is not None
     assert decision.problem.reason == reason
     assert decision.changes == ()
+
+
+def apart(**changes: Any) -> Observed:
+    """Return a tenant with a database of its own that is as it should be."""
+    logins: dict[Slot, Login] = {"a": login("a", groups=frozenset()), "b": login("b", groups=frozenset())}
+    made = row(isolation="Database", database_made_at=NOW)
+    return observed(**{"registration": made, "logins": logins, "database": OwnDatabase(exists=True), **changes})
+
+
+def test_nothing_is_done_about_a_database_as_it_should_be() -> None:
+    """Its logins are in no group: they have no business in the ledger."""
+    assert decided(apart(), isolation="Database") == Decision()
+
+
+def test_a_database_is_made_before_credentials_lead_there() -> None:
+    """Both logins from the beginning, so that each may use what the other makes; then the database; then Secrets."""
+    empty = {name: Secret(name, "absent") for name in ("one", "two")}
+    found = apart(registration=row(isolation="Database", active_slot=None), logins={}, secrets=empty, database=None)
+    changes = decided(found, isolation="Database").changes
+    assert [type(change) for change in changes] == [
+        *(MakeLogin, Configure) * 2,
+        MakeDatabase,
+        Record,
+        Issue,
+    ]
+    assert changes[4] == MakeDatabase(("a", "b"))
+    assert changes[5] == Record({"database_made_at": NOW})
+
+
+@pytest.mark.parametrize(
+    ("found", "repairs", "drifts"),
+    [
+        (apart(database=OwnDatabase(exists=True, open=("too much: CONNECT TO PUBLIC",))), [RestoreDatabase], 1),
+        (apart(logins={"a": login("a", groups=frozenset())}), [MakeLogin, Configure, RestoreDatabase], 0),
+        (apart(logins={"a": login("a"), "b": login("b", groups=frozenset())}), [Leave], 1),
+    ],
+    ids=["open", "login gone", "in the group"],
+)
+def test_what_is_wrong_about_a_database_is_put_right(found: Observed, repairs: list[type], drifts: int) -> None:
+    """Rights of a login that is made anew are no drift; everything else is."""
+    decision = decided(found, isolation="Database")
+    assert [type(change) for change in decision.changes] == repairs
+    assert len(decision.drift) == drifts
+
+
+def test_a_database_is_shut_until_it_is_said_who_comes_in() -> None:
+    """It is made without connections, and opened in the transaction that lets in the two logins and nobody else."""
+    names = Names("tn_x", (A, B))
+    assert make_database(names) == 'CREATE DATABASE "tn_x" OWNER "tn_x_o" TEMPLATE template0 ALLOW_CONNECTIONS false'
+    statements_ = close(names)
+    assert statements_[0] == 'SET LOCAL ROLE "tn_x_o"'
+    assert [one.split(" TO ")[1] for one in statements_ if one.startswith("GRANT")] == [
+        "flowstone_operator",
+        '"tn_x_a"',
+        '"tn_x_b"',
+    ]
+    assert "ALLOW_CONNECTIONS true" in statements_[-2]
+
+
+def test_policies_are_made_anew_only_when_something_is_about_them() -> None:
+    """Changing one would wait for every open transaction of a worker."""
+    names = Names("tn_x", (A, B))
+    plain = furnish(names, ["missing: schema flowstone: USAGE TO tn_x_b"])
+    whole = furnish(names, ["missing: policy batch.scope_reads r TO PUBLIC: true: -"])
+    assert not any("POLICY" in one for one in plain)
+    assert sum(one.startswith("CREATE POLICY") for one in whole) == 6
+
+
+@pytest.mark.parametrize("query", [found_outside, found_inside])
+def test_what_a_database_is_asked_has_no_unquoted_name(query: Any) -> None:
+    """A name with a quote in it stays a name."""
+    assert "'it''s_a'" in query(Names("tn_x", ("it's_a",))) or "it''s_a" in query(Names("tn_x", ("it's_a",)))
+    assert "it's_a" not in query(Names("tn_x", ("it's_a",)))
 
 
 def deleted(**spec: Any) -> Desired:
