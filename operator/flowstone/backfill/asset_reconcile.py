@@ -8,9 +8,10 @@ from typing import Any
 
 from flowstone.backfill import status
 from flowstone.backfill.edges.assets import Assets
-from flowstone.errors import InvalidSpec, KubernetesRefused
+from flowstone.errors import InvalidSpec
 from flowstone.kube.client import Json, Kube
-from flowstone.kube.paths import API_VERSION, custom
+from flowstone.kube.paths import custom
+from flowstone.kube.status import apply_status
 
 
 class AssetReconciler:
@@ -46,19 +47,7 @@ class AssetReconciler:
         new = verdict_status(resource["metadata"]["generation"], error, old, self._now())
         if status.differs(old, new) == "no":
             return
-        metadata = resource["metadata"]
-        body = {
-            "apiVersion": API_VERSION,
-            "kind": "Asset",
-            "metadata": {key: metadata[key] for key in ("name", "namespace", "resourceVersion")},
-            "status": new,
-        }
-        try:
-            path = custom("assets", metadata["namespace"], metadata["name"]) + "/status"
-            await self._kube.apply(path, body)
-        except KubernetesRefused as refused:
-            if refused.status not in (404, 409):  # changed meanwhile: its event is already on its way
-                raise
+        await apply_status(self._kube, "assets", resource, new)  # changed meanwhile: its event is already on its way
 
 
 def verdict_status(generation: int, error: InvalidSpec | None, old: Json, now: datetime) -> Json:

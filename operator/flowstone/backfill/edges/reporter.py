@@ -11,7 +11,8 @@ from flowstone.backfill.standing import Stand, Standing
 from flowstone.backfill.status import Report, compose, differs
 from flowstone.errors import KubernetesRefused
 from flowstone.kube.client import Json, Kube
-from flowstone.kube.paths import API_VERSION, custom, events
+from flowstone.kube.paths import API_VERSION, events
+from flowstone.kube.status import apply_status
 from flowstone.telemetry import Logger
 
 _TOLD = {
@@ -66,28 +67,11 @@ class Reporter:
         difference = differs(old, new)
         if difference == "no" or (difference == "progress" and not self.due(resource)):
             return True
-        if not await self._write(resource, new):
+        if not await apply_status(self._kube, "backfills", resource, new):
             return False
+        self._written[resource["metadata"]["uid"]] = self._clock()
         if difference == "yes":
             await self._tell(resource, old, report.standing)
-        return True
-
-    async def _write(self, resource: Mapping[str, Any], status: Json) -> bool:
-        metadata = resource["metadata"]
-        body = {
-            "apiVersion": API_VERSION,
-            "kind": "Backfill",
-            "metadata": {key: metadata[key] for key in ("name", "namespace", "resourceVersion")},
-            "status": status,
-        }
-        path = custom("backfills", metadata["namespace"], metadata["name"]) + "/status"
-        try:
-            await self._kube.apply(path, body)
-        except KubernetesRefused as refused:
-            if refused.status in (404, 409):
-                return False
-            raise
-        self._written[metadata["uid"]] = self._clock()
         return True
 
     async def _tell(self, resource: Mapping[str, Any], old: Mapping[str, Any], standing: Standing) -> None:
