@@ -34,6 +34,7 @@ from flowstone.errors import (
     TenantRefused,
 )
 from flowstone.kube.paths import API_VERSION, core, custom
+from flowstone.kube.status import apply_status
 from flowstone.telemetry import Logger
 from flowstone.tenant import status
 from flowstone.tenant.changes import Decision, Problem, decide
@@ -371,23 +372,11 @@ class _Reconcile:
         hardened = status.with_database(hardened, self._own)
         stuck = self._stuck(decision)
         outcome = status.Outcome(decision, tuple(self._drift), failed, stuck, hardened, isolated)
-        metadata, old = self._resource["metadata"], self._resource.get("status") or {}
-        new = status.compose(outcome, metadata["generation"], old, self._env.now())
+        old = self._resource.get("status") or {}
+        new = status.compose(outcome, self._resource["metadata"]["generation"], old, self._env.now())
         if new == {key: old.get(key) for key in new}:
             return True
-        body = {
-            "apiVersion": API_VERSION,
-            "kind": "Tenant",
-            "metadata": {"name": metadata["name"], "resourceVersion": metadata["resourceVersion"]},
-            "status": new,
-        }
-        try:
-            await self._env.kube.apply(custom("tenants", None, metadata["name"]) + "/status", body)
-        except KubernetesRefused as refused:
-            if refused.status in (404, 409):
-                return False
-            raise
-        return True
+        return await apply_status(self._env.kube, "tenants", self._resource, new)
 
 
 async def _thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

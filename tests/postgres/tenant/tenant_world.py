@@ -92,7 +92,7 @@ class World:
 
     def tenant(self, **spec: Any) -> None:
         """Apply the Tenant `acme`."""
-        body = {"metadata": {"name": "acme"}, "spec": {"namespaces": ["one", "two"], **spec}}
+        body = {"kind": "Tenant", "metadata": {"name": "acme"}, "spec": {"namespaces": ["one", "two"], **spec}}
         self.kube.put(ACME, body)
 
     def admin(self, statement: str, *values: object) -> list[tuple[Any, ...]]:

@@ -394,7 +394,9 @@ async def test_the_way_out_touches_nothing(world: World) -> None:
 async def test_two_resources_with_one_id(world: World) -> None:
     """The second one is refused while the first one lives, and takes over when it is gone."""
     other = custom("tenants", None, "acme-again")
-    world.kube.put(other, {"metadata": {"name": "acme-again"}, "spec": {"id": "acme", "namespaces": ["three"]}})
+    world.kube.put(
+        other, {"kind": "Tenant", "metadata": {"name": "acme-again"}, "spec": {"id": "acme", "namespaces": ["three"]}}
+    )
     await world.settle("acme-again")
     stalled = {one["type"]: one["reason"] for one in world.kube.objects[other]["status"]["conditions"]}
     assert stalled["Stalled"] == "IdTaken"
