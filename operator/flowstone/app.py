@@ -30,6 +30,7 @@ from flowstone.db.bootstrap import hardened
 from flowstone.db.endpoint import place_of
 from flowstone.db.ledger import Ledger
 from flowstone.db.logins import Logins
+from flowstone.db.outcomes import Outcomes
 from flowstone.db.own_databases import OwnDatabases
 from flowstone.db.proof import IsolationProof
 from flowstone.db.tenant_catalogue import TenantCatalogue
@@ -151,6 +152,7 @@ class Operator:
             ),
             assets=assets,
             tenants=tenants,
+            outcomes=Outcomes(self._ledger.database, OwnDatabases(self._ledger.database, self._settings.database_url)),
             reporter=Reporter(self._kube, self._log, now=_now, clock=time.monotonic, instance=self._settings.pod_name),
             now=_now,
         )

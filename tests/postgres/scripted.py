@@ -21,7 +21,7 @@ from flowstone.backfill.records import ClaimedBatch, OpenBatch
 from flowstone.backfill.request import Limits, Progress, Request, Tools
 from flowstone.backfill.standing import Standing
 from flowstone.db.ledger import Ledger
-from flowstone.executor.port import Blockage, Ended, Gone, Running, RunState, Sight, View
+from flowstone.executor.port import Blockage, Ended, Executor, Gone, Running, RunState, Sight, View
 from flowstone.telemetry import Metrics
 from tests.postgres.conftest import Place
 
@@ -170,7 +170,11 @@ class Story:
             wanted = parse_backfill({"metadata": METADATA, "spec": {"asset": "daily", **self.spec, "keys": self.keys}})
             return make_plan(self.ledger.cluster, wanted, parse_asset({"metadata": METADATA, "spec": ASSET}))
 
-        return Engine(tools, request, self.executor, plan, self.progress)
+        return Engine(tools, request, self.engine_executor(), plan, self.progress)
+
+    def engine_executor(self) -> Executor:
+        """What the engine is given to run batches with."""
+        return self.executor
 
     # -- what runs do
 

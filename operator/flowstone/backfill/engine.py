@@ -245,7 +245,7 @@ class Engine:
         digest = await self._executor.prepare()
         await self._replace_unstarted(seen, digest)
         batches = await self._unlaunched(seen)
-        if self._progress.blockage is None or self._progress.blockage.waiting:
+        if self._progress.blockage is None or not self._progress.blockage.halts:
             batches += await self._claim(digest, seen)
         await each(self._launch, batches)
 

@@ -11,6 +11,7 @@ from functools import partial
 from flowstone.api.parse import BackfillResource, parse_backfill
 from flowstone.backfill import status
 from flowstone.backfill.details import look_up
+from flowstone.backfill.edges.apart_executor import ApartExecutor
 from flowstone.backfill.edges.assets import Assets
 from flowstone.backfill.edges.job_executor import JobExecutor
 from flowstone.backfill.edges.namespace_login import NamespaceLogin
@@ -21,6 +22,7 @@ from flowstone.backfill.plan import Plan, make_plan
 from flowstone.backfill.request import LeasedError, Progress, Request, Tools
 from flowstone.backfill.standing import Stand, Standing
 from flowstone.backfill.tenancy import Admission
+from flowstone.db.outcomes import Outcomes
 from flowstone.errors import (
     AssetNotFound,
     InvalidSpec,
@@ -51,6 +53,7 @@ class Environment:
     tools: Tools
     login: NamespaceLogin
     tenants: Tenants
+    outcomes: Outcomes
     assets: Assets
     reporter: Reporter
     now: Callable[[], datetime]
@@ -116,6 +119,10 @@ class _Reconcile:
             now=self._env.now,
             node_lost=timedelta(seconds=self._env.tools.limits.node_lost_seconds),
         )
+        ledger = self._env.tools.ledger
+        apart = ApartExecutor(
+            executor, self._env.outcomes, partial(ledger.open_batches, self._uid), self._env.tools.log
+        )
         request = Request(
             uid=self._uid,
             namespace=backfill.namespace,
@@ -142,7 +149,7 @@ class _Reconcile:
             return await self._env.tenants.at_hand_out(backfill, executor.known_asset or await executor.asset())
 
         try:
-            return await Engine(self._env.tools, request, executor, plan, self._progress, admit).advance()
+            return await Engine(self._env.tools, request, apart, plan, self._progress, admit).advance()
         finally:
             if executor.known_asset is not None:
                 self._delivery = delivery_of(executor.known_asset.spec.template)

@@ -71,11 +71,18 @@ class Blockage:
             Unschedulable, CreateFailed, NameConflict.
         message: The platform's own words.
         waiting: True when it is only waiting for room (unschedulable), which is no fault of the request.
+        partial: It concerns these runs alone, so others are handed out meanwhile.
     """
 
     reason: str
     message: str
     waiting: bool = False
+    partial: bool = False
+
+    @property
+    def halts(self) -> bool:
+        """Whether nothing more is handed out meanwhile: it would only meet the same."""
+        return not (self.waiting or self.partial)
 
 
 @dataclass(frozen=True, slots=True)
