@@ -13,6 +13,7 @@ import secrets
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import kopf
@@ -29,6 +30,7 @@ from flowstone.controller.queue import WorkQueue, run_workers
 from flowstone.db.bootstrap import hardened
 from flowstone.db.endpoint import place_of
 from flowstone.db.ledger import Ledger
+from flowstone.db.lock_watch import end_waiting
 from flowstone.db.logins import Logins
 from flowstone.db.outcomes import Outcomes
 from flowstone.db.own_databases import OwnDatabases
@@ -54,6 +56,9 @@ KOPF_SETTLED = 30.0
 KOPF_PAUSE = 5.0
 """Seconds before Kopf is started again after it gave up, such as on a watch that RBAC forbids."""
 
+
+LOCK_WATCH_PAUSE = 5.0
+"""Seconds between two looks for sessions that block everybody."""
 
 PRUNE_PAUSE = 3600.0
 """Seconds between two prunings of old history."""
@@ -125,6 +130,7 @@ class Operator:
             asyncio.create_task(run_workers(self._queue, self._reconcile, self._failed, count=self._settings.workers)),
             asyncio.create_task(self._watch()),
             asyncio.create_task(self._sweep()),
+            asyncio.create_task(self._watch_locks()),
             asyncio.create_task(self._stop.wait()),
         ]
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -287,6 +293,14 @@ class Operator:
             except FlowStoneError as error:
                 self._note("sweep", str(error))
             await asyncio.sleep(self._settings.resync_seconds * self._random.uniform(0.9, 1.1))
+
+    async def _watch_locks(self) -> None:
+        """No scope's login blocks the others for longer than some seconds."""
+        while True:
+            await asyncio.sleep(LOCK_WATCH_PAUSE)
+            with suppress(LedgerError):  # each backfill's status says what is the matter with the ledger
+                if ended := await asyncio.to_thread(end_waiting, self._ledger.database):
+                    self._log.warning("blocking_sessions_ended", sessions=ended)
 
     async def _sweep_once(self) -> None:
         found = []

@@ -4,7 +4,9 @@ Postgres stores a SCRAM verifier and takes a ready-made one for a password. The 
 clear text stays on this side. But the verifier is a secret too (whoever has it can try passwords offline), and a
 statement that carries it would be logged by `log_statement`, or by a mere failure. So it travels as COPY data,
 which no setting logs, and is applied inside a DO block by EXECUTE; an error there is replaced by one that does not
-quote the statement. Source: RFC 5802, RFC 7677; the format is that of src/common/scram-common.c.
+quote the statement. With pg_stat_statements.track = all even that statement would be kept: `bootstrap` gives the
+operator the right to switch that off for a transaction. Source: RFC 5802, RFC 7677; the format is that of
+src/common/scram-common.c.
 """
 
 from __future__ import annotations
@@ -30,6 +32,11 @@ DECLARE
     secret text := (SELECT verifier FROM pg_temp.flowstone_verifier);
     problem text;
 BEGIN
+    BEGIN
+        PERFORM pg_catalog.set_config('pg_stat_statements.track', 'none', true);
+    EXCEPTION WHEN OTHERS THEN
+        NULL;
+    END;
     BEGIN
         EXECUTE pg_catalog.format('ALTER ROLE %I LOGIN PASSWORD %L', account, secret);
     EXCEPTION WHEN OTHERS THEN

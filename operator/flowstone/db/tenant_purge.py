@@ -36,7 +36,7 @@ _TENANT_TABLES = """
       AND NOT EXISTS (SELECT FROM flowstone.login_scope s WHERE s.role_oid = c.relowner)
     ORDER BY 1, 2
 """
-"""A tenant of isolation Schema can make a table that looks like one: its triggers and casts would run as the operator."""
+"""In a schema of its own a tenant can make a table that looks like one; its triggers and casts would run as us."""
 
 
 Rows = tuple[sql.Identifier, sql.Identifier, sql.Literal]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flowstone.tenant.attack import NOTHING, REFUSED, Attack
+from flowstone.tenant.attack import FUNCTIONS, NOTHING, REFUSED, Attack
 
 _FOREIGN = "SELECT FROM flowstone.canary WHERE tenant_id = {victim}"
 _ANY = "SELECT FROM flowstone.canary"
@@ -85,6 +85,16 @@ POOL: tuple[Attack, ...] = (
         },
         NOTHING,
         REFUSED,
+    ),
+    *(
+        Attack(f"pool/{name}", (statement,), (REFUSED,), principal="pool", hardening=FUNCTIONS)
+        for name, statement in (
+            ("words of others", "SELECT query FROM pg_stat_activity WHERE usename = CURRENT_USER"),
+            ("words by session", "SELECT pg_stat_get_backend_activity(1)"),
+            ("end a session", "SELECT pg_terminate_backend(0)"),
+            ("cancel a statement", "SELECT pg_cancel_backend(0)"),
+            ("lock", "SELECT pg_advisory_lock(724639150)"),
+        )
     ),
     *_pool("pool/control", {"reads its own": (_OWN, _ANY)}, "2 rows", keyed=True),
     *_pool(

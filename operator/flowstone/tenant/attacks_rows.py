@@ -199,6 +199,15 @@ WRITES: tuple[Attack, ...] = (
             "proof": "UPDATE flowstone.proof SET open = '{{}}' WHERE false",
         },
     ),
+    Attack(
+        "write/where a cursor stands",
+        (
+            "DECLARE c CURSOR FOR SELECT * FROM flowstone.canary WHERE tenant_id = {victim} FOR UPDATE",
+            "FETCH c",
+            "UPDATE flowstone.canary SET note = 'x' WHERE CURRENT OF c",
+        ),
+        ("24000",),
+    ),
     Attack("write/copy in", ("COPY flowstone.canary (tenant_id, id, note) FROM STDIN",), ("0A000", REFUSED)),
     *refused(
         "lock",

@@ -37,8 +37,21 @@ class Measure:
     optional: bool = False
 
 
-_REACHING = "^(pg_(try_)?advisory_|lo_|loread$|lowrite$|pg_notify$)"
-"""Functions that take locks, make objects or send words for all sessions of a database."""
+_REACHING = (
+    "^(pg_(try_)?advisory_|lo_|loread$|lowrite$|pg_notify$|pg_logical_emit_message$|currtid2$"
+    "|pg_(cancel|terminate)_backend$|pg_stat_get_(backend_)?activity$)"
+)
+"""Functions that take locks, make objects or send words for all sessions of a database, or look past row security.
+
+The last ones let whoever shares a pooled login end the others' sessions, and read what they send.
+"""
+
+# The operator ends tenants' sessions as the tenant; a tenant's login is its own, so it meets nobody else's there.
+_KEEP_FUNCTIONS = (
+    "GRANT EXECUTE ON FUNCTION pg_cancel_backend(int), pg_terminate_backend(int, bigint), pg_stat_get_activity(int), "
+    "pg_stat_get_backend_activity(int) "
+    "TO flowstone_operator, flowstone_namespace, flowstone_tenant, pg_monitor, pg_signal_backend"
+)
 
 # Whoever could connect until now keeps that, by a grant of their own: only scopes' logins and newcomers lose it.
 _CLOSE_DATABASES = """
@@ -111,7 +124,7 @@ MEASURES: tuple[Measure, ...] = (
     ),
     Measure(
         "PUBLIC may call functions that reach other sessions",
-        (_CLOSE_FUNCTIONS.replace("{reaching}", _REACHING),),
+        (_KEEP_FUNCTIONS, _CLOSE_FUNCTIONS.replace("{reaching}", _REACHING)),
         "SELECT DISTINCT p.proname::text FROM pg_catalog.pg_proc p "
         "WHERE p.pronamespace = 'pg_catalog'::regnamespace "
         f"AND p.proname ~ '{_REACHING}' AND {_to_public(_FUNCTION_ACL)}",
@@ -133,6 +146,24 @@ MEASURES: tuple[Measure, ...] = (
             SELECT FROM pg_catalog.pg_db_role_setting s, unnest(s.setconfig) AS c (word)
             WHERE s.setrole = 0 AND c.word ^@ 'temp_file_limit=' AND s.setdatabase = (
                 SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()))
+        """,
+        optional=True,
+    ),
+    Measure(
+        "pg_stat_statements may keep the verifier of a password",
+        ("GRANT SET ON PARAMETER pg_stat_statements.track TO flowstone_operator",),
+        """
+        SELECT 'pg_stat_statements.track' WHERE NOT pg_catalog.has_parameter_privilege(
+            'flowstone_operator', 'pg_stat_statements.track', 'SET')
+        """,
+        optional=True,
+    ),
+    Measure(
+        "a transaction may outlive its session, and its login",
+        (),
+        """
+        SELECT 'max_prepared_transactions = ' || current_setting('max_prepared_transactions')
+        WHERE current_setting('max_prepared_transactions') <> '0'
         """,
         optional=True,
     ),

@@ -14,7 +14,7 @@ from flowstone.tenant.lint_rights import RIGHT_CHECKS
 from flowstone.tenant.lint_tables import TABLE_CHECKS
 from flowstone.tenant.linter import Check
 
-VERSION = 1
+VERSION = 2
 """Goes up when attacks or checks are added or changed."""
 
 ATTACKS: tuple[Attack, ...] = (

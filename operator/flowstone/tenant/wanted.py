@@ -128,6 +128,7 @@ LEDGER_GRANTS: tuple[WantedGrant, ...] = (
             WantedGrant("batch", role, "UPDATE", ("reporting",)),
         )
     ),
+    WantedGrant("login_scope", POOL, "SELECT", ("slot",)),
     WantedGrant("materialization", POOL, "SELECT"),
     WantedGrant("materialization", POOL, "INSERT", _REPORTED_COLUMNS),
     WantedGrant("latest", POOL, "SELECT"),
@@ -168,7 +169,7 @@ FUNCTIONS: tuple[WantedFunction, ...] = (
     ),
     WantedFunction(
         "flowstone.restore_protection(regclass)",
-        "f348a32257e7973a0f88050c56f5a6362b492136a5a70150de66a460715ec338",
+        "9ef05eb8a5a7d06cb37dc00bea3f7fea8d94859fe7eba8db760769ccd9ff8ab3",
         True,
     ),
     WantedFunction(

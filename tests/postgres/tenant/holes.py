@@ -119,6 +119,14 @@ TABLES: tuple[Hole, ...] = (
         ),
     ),
     Hole(
+        "somebody's view in a tenant's schema",
+        (
+            "DO $$ DECLARE base CONSTANT name := left('{a}', -2); BEGIN EXECUTE format('CREATE SCHEMA %I', base); "
+            "EXECUTE format('CREATE VIEW %I.shown AS SELECT * FROM flowstone.canary', base); "
+            "EXECUTE format('GRANT SELECT ON %I.shown TO {a}', base); END $$",
+        ),
+    ),
+    Hole(
         "a view on a view",
         (
             "CREATE VIEW public.inner_view AS SELECT * FROM flowstone.materialization",
@@ -167,6 +175,9 @@ LEDGER: tuple[Hole, ...] = (
     Hole("ledger: no floor", ("DROP POLICY scope_floor ON flowstone.materialization",)),
     Hole("ledger: reports without a check", (
         "ALTER POLICY scope_reports ON flowstone.materialization WITH CHECK (true)",
+    )),
+    Hole("the pool's policies can be dropped by a member", (
+        "REVOKE SELECT (slot) ON flowstone.login_scope FROM flowstone_pool",
     )),
     Hole("ledger: any state", ("GRANT UPDATE (scope) ON flowstone.materialization TO flowstone_tenant",)),
     Hole("ledger: INSERT", ("GRANT INSERT ON flowstone.materialization TO flowstone_tenant",)),

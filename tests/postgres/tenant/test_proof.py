@@ -94,12 +94,12 @@ def test_no_secret_is_logged(any_server: Server, field: Proving) -> None:
 
 
 def test_before_bootstrap_what_is_open_is_hardeneds(any_server: Server) -> None:
-    """Where PUBLIC may make temporary tables and take advisory locks, these attacks succeed and count as admitted."""
+    """Where PUBLIC may make temporary tables, take locks and see sessions, such attacks succeed and count as admitted."""
     for place in copied(any_server):
         with place.connect() as admin:
             admin.execute(f"GRANT CONNECT ON DATABASE {place.name} TO flowstone_operator".encode())
-            for name in ("pg_advisory_lock(bigint)", "lo_create(oid)"):
-                admin.execute(f"GRANT EXECUTE ON FUNCTION {name} TO PUBLIC".encode())
+            for name in ("advisory_lock(bigint)", "terminate_backend(int, bigint)", "stat_get_activity(int)"):
+                admin.execute(f"GRANT EXECUTE ON FUNCTION pg_{name} TO PUBLIC".encode())
         try:
             with Ledger.connect(place.operator, cluster=CLUSTER) as ledger:
                 report = verify(ledger.database, place.operator, cluster=CLUSTER)
@@ -108,7 +108,9 @@ def test_before_bootstrap_what_is_open_is_hardeneds(any_server: Server) -> None:
                 "object/temporary table",
                 "object/temporary function",
                 "reach/lock",
-                "reach/large object",
+                "pool/lock",
+                "pool/end a session",
+                "pool/words of others",
             }
         finally:
             bootstrap(place.admin, keys=None, log=structlog.get_logger())
