@@ -275,3 +275,62 @@ class TestLostAndHeld:
             )
             story.step()
         assert story.states()["k00"] == "succeeded"
+
+
+class TestInVain:
+    def test_rounds_in_vain_wait_longer_and_are_told(self, tell: Tell, place: Place) -> None:
+        """Nobody is charged, nothing is handed out meanwhile, and any success or another template ends the waiting."""
+        story = tell(maxParallel=1, batchSize=10)
+        for _ in range(3):
+            assert story.step().stand is Stand.RUNNING
+            story.executor.going[0].state = Ended(False, disrupted=True, reason="OutOfcpu", message="no room")
+        standing = story.step()
+        assert (standing.stand, standing.reason) == (Stand.BLOCKED, "NoProgress")
+        assert "3 times in a row" in standing.message
+        assert "OutOfcpu" in standing.message
+        assert len(story.executor.launched) == 3
+        assert story.progress.counts == Counts(total=10, queued=10)
+        with place.connect() as admin:  # as if ten seconds had gone by
+            admin.execute("UPDATE flowstone.batch SET opened_at = opened_at - interval '11 s'")
+            admin.execute("UPDATE flowstone.batch SET closed_at = closed_at - interval '11 s'")
+        story.step()
+        story.succeed(story.executor.going[0])
+        assert story.step().stand is Stand.SUCCEEDED
+        assert len(story.executor.launched) == 4
+
+    def test_stopping_on_demand_is_not_in_vain(self, tell: Tell) -> None:
+        """However often somebody kills the runs, going on is at once."""
+        story = tell()
+        for _ in range(4):
+            story.edit(suspend=None)
+            story.step()
+            assert len(story.executor.going) == 3
+            story.edit(suspend="Kill")
+            story.step()
+            story.stopped()
+            story.step()
+
+    def test_a_plain_image_is_split_down_to_its_poison_partition(self, tell: Tell) -> None:
+        """A batch that fails as a whole, again and again, is halved: nine succeed, one is left with its last words."""
+        story = tell(maxParallel=2, batchSize=10)
+        jobs = 0
+        while not story.step().finished:
+            for run in story.executor.going:
+                jobs += 1
+                poisoned = "k03" in run.batch.partitions
+                run.state = Ended(not poisoned, exit_code=137 if poisoned else 0, message="Killed")
+        assert {key for key, state in story.states().items() if state != "succeeded"} == {"k03"}
+        assert story.ledger.failures(story.uid)[0].error == "exit code 137: Killed"
+        assert jobs == 7  # ten, then 5 + 5, 3 + 2, 1 + 1
+
+    def test_what_fails_altogether_ends(self, tell: Tell) -> None:
+        """A program that always fails does not get one Job for each key of a large backfill."""
+        story = tell([f"k{number:03d}" for number in range(400)], maxParallel=4, batchSize=100)
+        jobs = 0
+        while not story.step().finished:
+            for run in story.executor.going:
+                jobs += 1
+                run.state = Ended(False, exit_code=3)
+        assert story.progress.counts == Counts(total=400, failed=400)
+        assert jobs < 100
+        assert any("none succeeded" in failure.error for failure in story.ledger.failures(story.uid, limit=400))

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from flowstone.backfill import outcome, steering
+from flowstone.backfill import outcome, patience, steering
 from flowstone.backfill.plan import Plan
 from flowstone.backfill.records import (
     BackfillRecord,
@@ -208,14 +208,18 @@ class Engine:
         return True
 
     def _rules(self) -> outcome.Rules:
-        retry = self._spec.retry
+        retry, spec = self._spec.retry, self._spec
         policy = outcome.RetryPolicy(retry.limit, retry.backoff_seconds, retry.max_backoff_seconds)
-        return outcome.Rules(policy, self._tools.now(), self._spec.cancel, self._tools.jitter)
+        stopped = spec.cancel or spec.suspend == "Kill"
+        return outcome.Rules(policy, self._tools.now(), spec.cancel, self._tools.jitter, stopped)
 
     async def _settle_one(self, one: View, rules: outcome.Rules) -> None:
         rows = await in_thread(self._ledger.rows_of, one.batch.fence)
+        if outcome.would_split(one.batch, rows, one.run, rules.policy):
+            failed = await in_thread(self._ledger.failed_parts, self._uid, rules.policy.limit + 1)
+            rules = replace(rules, failed_parts=failed)
         settled = outcome.settle(one.batch, rows, one.run, rules)
-        await in_thread(partial(self._ledger.settle, close=settled.close), settled.fence, settled.changes)
+        await in_thread(partial(self._ledger.settle, close=settled.outcome), settled.fence, settled.changes)
         for change in settled.changes:
             self._tools.metrics.partitions.labels(change.state).inc()
         if settled.close:
@@ -245,6 +249,7 @@ class Engine:
         digest = await self._executor.prepare()
         await self._replace_unstarted(seen, digest)
         batches = await self._unlaunched(seen)
+        await self._hold_back(digest)
         if self._progress.blockage is None or not self._progress.blockage.halts:
             batches += await self._claim(digest, seen)
         await each(self._launch, batches)
@@ -253,6 +258,12 @@ class Engine:
         """Runs that never started are made anew from an edited template; their rows go back uncharged once gone."""
         stale = [one for one in seen if not one.started and not one.stopping and one.batch.template_digest != digest]
         await self._executor.stop([one for one in stale if one.launched])
+
+    async def _hold_back(self, digest: str) -> None:
+        """Wait longer and longer when batch after batch ends in vain, and say so."""
+        vain = await in_thread(self._ledger.vain, self._uid, digest)
+        why = patience.blockage(vain, self._tools.now())
+        self._progress.blockage = self._progress.blockage or why
 
     async def _unlaunched(self, seen: Sequence[View]) -> list[ClaimedBatch]:
         """Batches that were claimed and whose run was not created, by this replica or by one that died."""

@@ -10,16 +10,19 @@ Invariants:
 
 1. Only what one partition did itself is charged to it: a failure it reported, the exit code of a batch that does
    not report, or the death of a process that worked on this partition alone.
-2. A worker goes through its keys in order, so the first one it has not reported is the one it died on. That one
+2. An exit code that speaks for a whole batch charges each partition of it. With their attempts used up they are not
+   given up: the batch is split in two, and so on, until what fails is alone. When part after part fails and nothing
+   succeeds, it is not the partitions: then they fail together.
+3. A worker goes through its keys in order, so the first one it has not reported is the one it died on. That one
    is marked suspect and is handed out alone the next time; its batch-mates go back untouched. So a crash is
    charged at most once per hand-out, always to one partition, and every crash makes progress.
-3. A batch is closed only when nothing of its run can act any more.
+4. A batch is closed only when nothing of its run can act any more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from flowstone.backfill.records import SUSPECT, OpenBatch, Row, RowChange, State
@@ -28,11 +31,20 @@ from flowstone.executor.port import Ended, Gone, Running, RunState
 ERROR_LENGTH = 2000
 """Characters of an error that the ledger keeps; the beginning says what, so the end is cut."""
 
+OUTCOME_LENGTH = 300
+"""Characters of why a batch ended without fault that the ledger keeps."""
+
 LEDGER_LOST = 75
 """Exit code of a worker that could not reach the ledger for minutes: nobody's fault."""
 
+GONE, DISRUPTED, RETURNED = IN_VAIN = ("gone", "disrupted", "returned")
+"""How batches end that charged nobody: without a trace, from outside, by a worker that never reached the ledger."""
+
 ATTEMPTS_USED_UP = "AttemptsUsedUp"
 QUARANTINED = "Quarantined"
+
+HOPELESS = 30
+"""Parts that fail in a row before it is no partition's fault: more than it takes to split the largest batch to one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +74,12 @@ class Settlement:
     fence: int
     changes: tuple[RowChange, ...]
     close: str | None
+    why: str = ""
+
+    @property
+    def outcome(self) -> str | None:
+        """How the batch ended, as the ledger keeps it."""
+        return f"{self.close}: {self.why[:OUTCOME_LENGTH]}" if self.close and self.why else self.close
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +89,16 @@ class Rules:
     Attributes:
         cancelled: The backfill is cancelled: nothing goes back to the queue.
         jitter: A new number in 0..1 for each call.
+        stopped: Somebody asked for the runs to be stopped.
+        failed_parts: Parts of split batches that failed since anything last succeeded.
     """
 
     policy: RetryPolicy
     now: datetime
     cancelled: bool
     jitter: Callable[[], float]
+    stopped: bool = False
+    failed_parts: int = 0
 
 
 def needs_settling(batch: OpenBatch, run: RunState) -> bool:
@@ -85,14 +107,24 @@ def needs_settling(batch: OpenBatch, run: RunState) -> bool:
     return over or batch.unsettled > 0
 
 
+def would_split(batch: OpenBatch, rows: Sequence[Row], run: RunState, policy: RetryPolicy) -> bool:
+    """Whether a settlement splits the batch, or would if that had any hope."""
+    if not isinstance(run, Ended) or run.succeeded or run.disrupted or run.positions is not None or batch.reporting:
+        return False
+    running = [row for row in rows if row.state == "running"]
+    return len(running) > 1 and any(row.attempts >= policy.limit for row in running)
+
+
 def settle(batch: OpenBatch, rows: Sequence[Row], run: RunState, rules: Rules) -> Settlement:
     """Decide each row of a batch, and whether the batch is closed."""
     reported = [_charge(row, row.error or "failed", rules) for row in rows if _is_reported_failure(row)]
     unreported = [row for row in rows if row.state == "running"]
+    close = _closing(batch, run, rules)
     return Settlement(
         fence=batch.fence,
         changes=(*reported, *_unreported(batch, unreported, run, rules)),
-        close=_closing(run),
+        close=close,
+        why=describe(run) if isinstance(run, Ended) and close in (DISRUPTED, RETURNED) else "",
     )
 
 
@@ -100,14 +132,18 @@ def _is_reported_failure(row: Row) -> bool:
     return row.state == "failed" and row.reason is None
 
 
-def _closing(run: RunState) -> str | None:
+def _closing(batch: OpenBatch, run: RunState, rules: Rules) -> str | None:
     match run:
         case Running():
             return None
+        case Gone() | Ended(disrupted=True) if rules.stopped:
+            return "stopped"
         case Gone():
-            return "gone"
+            return GONE
         case Ended(disrupted=True):
-            return "disrupted"
+            return DISRUPTED
+        case Ended(exit_code=code) if code == LEDGER_LOST and (batch.reporting or run.positions is not None):
+            return RETURNED
         case Ended(succeeded=succeeded):
             return "succeeded" if succeeded else "failed"
 
@@ -119,7 +155,7 @@ def _unreported(batch: OpenBatch, rows: Sequence[Row], run: RunState, rules: Rul
         case Running() | Gone() | Ended(disrupted=True):
             return [_give_back(row, rules) for row in rows]
         case Ended(positions=positions) if positions is not None:
-            return _by_position(rows, dict(positions), run, rules)
+            return _by_position(batch, rows, dict(positions), run, rules)
         case Ended(exit_code=code) if batch.reporting and code == LEDGER_LOST:
             return [_give_back(row, rules) for row in rows]
         case Ended() if batch.reporting:
@@ -127,19 +163,54 @@ def _unreported(batch: OpenBatch, rows: Sequence[Row], run: RunState, rules: Rul
         case Ended(succeeded=True):
             return [_succeed(row) for row in rows]
         case Ended():
-            return [_charge(row, describe(run), rules) for row in rows]
+            return _failed_whole(batch, rows, run, rules)
 
 
-def _by_position(rows: Sequence[Row], errors: dict[int, str], run: Ended, rules: Rules) -> Iterable[RowChange]:
+def _by_position(
+    batch: OpenBatch, rows: Sequence[Row], errors: dict[int, str], run: Ended, rules: Rules
+) -> Iterable[RowChange]:
     """Outcomes that a worker without a database left behind; a position it does not name was not reached."""
+    unreached = []
     for position, row in enumerate(rows):
         error = errors.get(position)
         if error is None:
-            yield _give_back(row, rules)
+            unreached.append(row)
         elif error == "":
             yield _succeed(row)
         else:
             yield _charge(row, error, rules)
+    if run.succeeded or run.exit_code == LEDGER_LOST:
+        yield from (_give_back(row, rules) for row in unreached)
+    else:
+        yield from _crashed(batch, unreached, run, rules)
+
+
+def _failed_whole(batch: OpenBatch, rows: Sequence[Row], run: Ended, rules: Rules) -> list[RowChange]:
+    """Charge everybody, after one back-off for all, so that they stay together; split those with no attempt left."""
+    error, together = describe(run), replace(rules, jitter=_same(rules.jitter()))
+    if not would_split(batch, rows, run, rules.policy) or rules.cancelled:
+        died = any(row.attempts > rules.policy.limit for row in rows)
+        return [_charge(row, error, together, died=died) for row in rows]
+    if rules.failed_parts >= HOPELESS:
+        told = f"{error}; the last {rules.failed_parts} batches failed too, however small, and none succeeded"
+        return [_charge(row, told, together) for row in rows]
+    spent = [row for row in rows if row.attempts >= rules.policy.limit]
+    parts = {row.partition: int(place >= (len(spent) + 1) // 2) for place, row in enumerate(spent)}
+    return [
+        _split(row, f"{SUSPECT} {batch.fence}/{parts[row.partition]}", error)
+        if row.partition in parts
+        else _charge(row, error, together)
+        for row in rows
+    ]
+
+
+def _same(number: float) -> Callable[[], float]:
+    return lambda: number
+
+
+def _split(row: Row, part: str, error: str) -> RowChange:
+    text = error[:ERROR_LENGTH]
+    return _change(row, "queued", reason=part, attempts=row.attempts + 1, error=text, charged=True)
 
 
 def _crashed(batch: OpenBatch, rows: Sequence[Row], run: Ended, rules: Rules) -> Iterable[RowChange]:

@@ -19,7 +19,10 @@ REFUSED = "tenant "
 """How the reason of a row begins that was skipped because its tenant was refused."""
 
 SUSPECT = "Suspect"
-"""Reason on a queued row: its batch died while it was being worked on, so it is handed out alone."""
+"""Reason on a queued row: its batch died while it was being worked on, so it is handed out alone.
+
+With a name of a part behind it: its batch failed as a whole, so it is handed out with the rows of that part alone.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +209,15 @@ class RowChange:
     not_before: datetime | None
     error: str | None
     charged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Vain:
+    """A closed batch that finished nothing and charged nobody, and how it ended."""
+
+    opened_at: datetime
+    closed_at: datetime
+    outcome: str
 
 
 @dataclass(frozen=True, slots=True)

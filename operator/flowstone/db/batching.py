@@ -2,7 +2,8 @@
 
 A batch has rows of one scope, in queue order, at most `size` of them, and keys that fit into a pod's annotation
 (an object's annotations may hold 256 KiB in all; half of that is the keys' share). A row whose last batch died
-under it is suspect and travels alone, so that only it can be charged when it kills again.
+under it is suspect and travels alone, so that only it can be charged when it kills again; where nobody knows which row
+it was, each half of the batch travels by itself.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+
+from flowstone.backfill.records import SUSPECT
 
 KEY_BYTES = 128 * 1024
 """Bytes of keys in one batch, at most, as they stand in the manifest."""
@@ -21,13 +24,13 @@ class Candidate:
 
     Attributes:
         place: Where the locked row lies, to find it again.
-        suspect: Its last batch died under it.
+        suspect: "" for most; else its last batch died under it, and this names those that it may travel with.
     """
 
     scope: str
     partition: str
     place: str
-    suspect: bool
+    suspect: str
 
 
 @dataclass(slots=True)
@@ -35,6 +38,7 @@ class Group:
     """Rows that go into one batch."""
 
     scope: str
+    suspect: str = ""
     rows: list[Candidate] = field(default_factory=list)
     size: int = 0
     closed: bool = False
@@ -70,7 +74,7 @@ class _Division:
         self._batches = batches
         self._size = size
         self._slots = slots
-        self._current: dict[str, Group] = {}
+        self._current: dict[tuple[str, str], Group] = {}
 
     @property
     def full(self) -> bool:
@@ -80,7 +84,7 @@ class _Division:
     def add(self, row: Candidate) -> None:
         """Put a row where it fits, or leave it in the queue."""
         cost = weight(row.partition)
-        target = None if row.suspect else self._current.get(row.scope)
+        target = self._current.get((row.scope, row.suspect))
         if target and target.size + cost > KEY_BYTES:
             self._retire(target)
             target = None
@@ -93,18 +97,18 @@ class _Division:
             self._retire(target)
 
     def _open(self, row: Candidate) -> Group | None:
-        """A new group, if the caps allow one; a suspect's takes nobody else in."""
+        """A new group, if the caps allow one."""
         if len(self.groups) >= self._batches or self._slots.get(row.scope, 1) < 1:
             return None
         if row.scope in self._slots:
             self._slots[row.scope] -= 1
-        made = Group(row.scope, closed=row.suspect)
+        made = Group(row.scope, row.suspect, closed=row.suspect == SUSPECT)
         self.groups.append(made)
-        if not row.suspect:
-            self._current[row.scope] = made
+        if not made.closed:
+            self._current[row.scope, row.suspect] = made
         return made
 
     def _retire(self, target: Group) -> None:
         """Close a group: what comes next in its scope starts another one."""
         target.closed = True
-        self._current.pop(target.scope, None)
+        self._current.pop((target.scope, target.suspect), None)

@@ -17,7 +17,7 @@ from types import MappingProxyType
 
 from psycopg import errors as pg
 
-from flowstone.backfill.records import SUSPECT, BackfillRecord, ClaimedBatch, ClaimRequest, Select
+from flowstone.backfill.records import BackfillRecord, ClaimedBatch, ClaimRequest, Select
 from flowstone.db import registry
 from flowstone.db.batching import Candidate, Group, group
 from flowstone.db.connection import Transaction
@@ -204,7 +204,7 @@ class _Look:
             made=self._made, window=window, free=self._free, order=self._order, limit=self._limit
         )
         return [
-            (Candidate(scope, partition, place, reason == SUSPECT), made)
+            (Candidate(scope, partition, place, reason or ""), made)
             for place, scope, partition, reason, made in self._tx.rows(query, self._names)
         ]
 

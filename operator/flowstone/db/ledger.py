@@ -44,6 +44,7 @@ from flowstone.backfill.records import (
     Select,
     Skipped,
     State,
+    Vain,
 )
 from flowstone.db import claiming, holders, planning, reading, registry, retention, schema, settling, steering
 from flowstone.db.connection import POOL_SIZE, Database, Pool, open_pool
@@ -303,6 +304,16 @@ class Ledger:
         """The open batches, oldest first."""
         with self.database.transaction() as tx:
             return reading.open_batches(tx, uid)
+
+    def vain(self, uid: str, digest: str, limit: int = 200) -> list[Vain]:
+        """The latest closed batches of one template that finished nothing and charged nobody, the newest first."""
+        with self.database.transaction() as tx:
+            return reading.vain(tx, uid, digest, limit)
+
+    def failed_parts(self, uid: str, attempts: int) -> int:
+        """Batches that failed since anything last succeeded, of partitions that have failed more than `attempts`."""
+        with self.database.transaction() as tx:
+            return reading.failed_parts(tx, uid, attempts)
 
     def rows_of(self, fence: int) -> list[Row]:
         """The rows that carry a fence, by ordinal."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import get_args
 
-from flowstone.backfill.records import Counts, Failure, Interval, OpenBatch, Row, Skipped, State
+from flowstone.backfill.outcome import IN_VAIN
+from flowstone.backfill.records import Counts, Failure, Interval, OpenBatch, Row, Skipped, State, Vain
 from flowstone.db.connection import Transaction
 
 SHOWN_ERROR = 2000
@@ -120,6 +121,30 @@ _PACE = """
     WHERE f.n >= b.least
 """
 
+# A batch that finished anything is known by the rows that still carry its fence.
+_VAIN = """
+    WITH recent AS (
+        SELECT fence, opened_at, closed_at, outcome,
+               split_part(outcome, ':', 1) = ANY(%(vain)s) AND NOT EXISTS (
+                   SELECT FROM flowstone.materialization AS m WHERE m.fence = b.fence
+               ) AS vain
+        FROM flowstone.batch AS b
+        WHERE backfill = %(uid)s AND state = 'closed' AND template_digest = %(digest)s
+        ORDER BY fence DESC LIMIT %(limit)s
+    )
+    SELECT opened_at, closed_at, outcome FROM recent
+    WHERE fence > coalesce((SELECT max(fence) FROM recent WHERE NOT vain), 0)
+    ORDER BY closed_at DESC
+"""
+
+_FAILED_PARTS = """
+    SELECT count(DISTINCT fence) FROM flowstone.attempt
+    WHERE backfill = %(uid)s AND attempt > %(attempts)s AND fence > coalesce((
+        SELECT max(fence) FROM flowstone.batch
+        WHERE backfill = %(uid)s AND state = 'closed' AND outcome = 'succeeded'
+    ), 0)
+"""
+
 PACE_BATCHES = 8
 """Closed batches, and as many open ones, that a measurement looks at."""
 
@@ -156,6 +181,17 @@ def failed(tx: Transaction, uid: str) -> int:
         WHERE backfill = %(uid)s AND state = 'failed' AND reason IS NOT NULL
     """
     return _number(tx, query, {"uid": uid})
+
+
+def vain(tx: Transaction, uid: str, digest: str, limit: int) -> list[Vain]:
+    """The latest closed batches of one template that finished nothing and charged nobody, the newest first."""
+    names = {"uid": uid, "digest": digest, "limit": limit, "vain": list(IN_VAIN)}
+    return [Vain(*row) for row in tx.rows(_VAIN, names)]
+
+
+def failed_parts(tx: Transaction, uid: str, attempts: int) -> int:
+    """Batches that failed since anything last succeeded, of partitions that have failed more than so often."""
+    return _number(tx, _FAILED_PARTS, {"uid": uid, "attempts": attempts})
 
 
 def _number(tx: Transaction, query: str, names: dict[str, object]) -> int:

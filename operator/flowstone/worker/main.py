@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ def main(verb: str, arguments: Sequence[str]) -> int:
         return _run(verb, arguments, Surroundings(log, stop=stop))
     except LedgerUnavailable as error:
         log("batch.abandoned", error=str(error))
+        _say_untouched()
         return EXIT_LEDGER_LOST
     except FlowStoneError as error:
         print(f"flowstone {verb}: {error}", file=sys.stderr)
@@ -45,6 +47,20 @@ def main(verb: str, arguments: Sequence[str]) -> int:
         log("batch.stopped")
         sys.stdout.flush()
         os._exit(EXIT_STOPPED)  # at once, whatever threads the user's code left behind
+
+
+def _say_untouched() -> None:
+    """Tell what reads the exit code that no partition is to blame, also when the ledger was never reached."""
+    from flowstone.worker.termination import write_positions
+
+    path = _termination_log()
+    with suppress(OSError):
+        if path.exists():  # elsewhere than in a pod there is none
+            path.write_text(write_positions({}) or "")
+
+
+def _termination_log() -> Path:
+    return Path(os.environ.get("FLOWSTONE_TERMINATION_LOG", _TERMINATION_LOG))
 
 
 def _run(verb: str, arguments: Sequence[str], around: Surroundings) -> int:
@@ -79,8 +95,7 @@ def _reports(assignment: Assignment, around: Surroundings) -> Reports:
     if not assignment.database:
         from flowstone.worker.reports import MessageReports
 
-        path = Path(os.environ.get("FLOWSTONE_TERMINATION_LOG", _TERMINATION_LOG))
-        return MessageReports(assignment.partitions, path, around.log)
+        return MessageReports(assignment.partitions, _termination_log(), around.log)
     # Without a database the driver, which is most of the start-up time, is never imported.
     from flowstone.worker.ledger import LedgerReports
     from flowstone.worker.session import Session

@@ -9,7 +9,7 @@ from flowstone.worker.context import Partition
 from flowstone.worker.contract import Assignment
 from flowstone.worker.failure import FunctionError, told
 from flowstone.worker.keys import typed_key, values_of, window_of
-from flowstone.worker.load import call, load
+from flowstone.worker.load import Function, call, load
 from flowstone.worker.process import Stopped, Surroundings
 from flowstone.worker.reports import Outcome, Reports, ReportsFullError
 
@@ -20,14 +20,13 @@ def work(target: str, assignment: Assignment, reports: Reports, around: Surround
     Raises:
         LedgerUnavailable: the ledger cannot be reached any more.
     """
+    function = _loaded(target)  # before the start: a module that kills its process is the fault of no partition
     pending = reports.start()
     if pending is None:
         around.log("batch.superseded")
         return 0
-    try:
-        function = load(target)
-    except FunctionError as error:
-        reports.fail_all(told(around.log, None, error))
+    if isinstance(function, FunctionError):
+        reports.fail_all(told(around.log, None, function))
         around.log("batch.failed", partitions=len(pending))
         return len(pending)
 
@@ -35,6 +34,13 @@ def work(target: str, assignment: Assignment, reports: Reports, around: Surround
         return reports.inside(partition, lambda link: call(function, context(assignment, partition, attempt, link)))
 
     return each(pending, one, around)
+
+
+def _loaded(target: str) -> Function | FunctionError:
+    try:
+        return load(target)
+    except FunctionError as error:
+        return error
 
 
 def each(pending: Mapping[str, int], one: Callable[[str, int], Outcome], around: Surroundings) -> int:

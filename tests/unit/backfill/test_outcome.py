@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowstone.backfill.outcome import RetryPolicy, Rules, Settlement, needs_settling, settle
+from flowstone.backfill.outcome import HOPELESS, RetryPolicy, Rules, Settlement, needs_settling, settle
 from flowstone.backfill.records import OpenBatch, Row, State
+from flowstone.db.batching import Candidate, group
 from flowstone.executor.port import Ended, Gone, Running, RunState
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -43,13 +46,96 @@ def test_exit_code_zero_of_a_plain_image_is_success_of_the_whole_batch() -> None
 
 
 def test_exit_code_of_a_plain_image_charges_the_whole_batch() -> None:
-    """Each partition of it uses up an attempt and waits for the back-off."""
+    """Each partition of it uses up an attempt, and they wait together."""
+    dice = iter([0.0, 1.0])
     found = settle(
-        batch(2, reporting=False), [row("a"), row("b", attempts=2)], Ended(succeeded=False, exit_code=3), rules()
+        batch(2, reporting=False),
+        [row("a"), row("b", attempts=1)],
+        Ended(succeeded=False, exit_code=3),
+        replace(rules(), jitter=lambda: next(dice)),
     )
-    assert told(found) == [("a", "queued", None, 1, True), ("b", "failed", "AttemptsUsedUp", 3, True)]
-    assert found.changes[0].not_before == NOW + timedelta(seconds=10)
+    assert told(found) == [("a", "queued", None, 1, True), ("b", "queued", None, 2, True)]
+    assert [c.not_before for c in found.changes] == [NOW + timedelta(seconds=5), NOW + timedelta(seconds=10)]
     assert found.changes[1].error == "exit code 3"
+
+
+def test_a_batch_without_attempts_left_is_split() -> None:
+    """Each half travels by itself from then on; one that is alone has nobody else to blame."""
+    run = Ended(succeeded=False, exit_code=137, message="killed")
+    rows = [row(name, attempts=2) for name in "abcde"]
+    found = settle(batch(5, reporting=False), rows, run, rules())
+    assert [c.reason for c in found.changes] == ["Suspect 7/0"] * 3 + ["Suspect 7/1"] * 2
+    assert {(c.state, c.attempts, c.charged, c.not_before) for c in found.changes} == {("queued", 3, True, None)}
+    alone = settle(batch(1, reporting=False), [row("a", attempts=5)], run, rules())
+    assert told(alone) == [("a", "failed", "Quarantined", 6, True)]
+
+
+def work_off(killers: set[int], size: int, *, limit: int = 2, together: int = 1) -> tuple[dict[int, str], int]:
+    """Let a plain image work off a batch that dies of any killer in it; the end of each row, and how many Jobs."""
+    waiting = dict.fromkeys(range(size), (0, ""))
+    ended: dict[int, str] = {}
+    jobs = failed_parts = 0
+    while waiting:
+        queue = [Candidate("s", str(number), str(number), mark) for number, (_, mark) in sorted(waiting.items())]
+        for made in group(queue, batches=together, size=size, slots={}):
+            numbers = [int(one.partition) for one in made.rows]
+            run = Ended(succeeded=not killers & set(numbers), exit_code=0 if not killers & set(numbers) else 137)
+            rows = [row(str(number), attempts=waiting[number][0]) for number in numbers]
+            jobs += 1
+            one = replace(batch(len(rows), reporting=False), fence=jobs)
+            found = settle(one, rows, run, replace(rules(limit=limit), failed_parts=failed_parts))
+            part = any(each.attempts > limit for each in rows)
+            failed_parts = 0 if run.succeeded else failed_parts + part
+            for number, change in zip(numbers, found.changes, strict=True):
+                del waiting[number]
+                if change.state == "queued":
+                    waiting[number] = (change.attempts, change.reason or "")
+                else:
+                    ended[number] = change.state
+    return ended, jobs
+
+
+@given(st.integers(1, 1500), st.integers(0, 2000), st.integers(0, 3), st.sampled_from([1, 4]))
+def test_one_poison_partition_of_a_plain_image_is_found(size: int, killer: int, limit: int, together: int) -> None:
+    """All others succeed; beyond one Job it takes 2 * log2(batch) and the attempts of the batch."""
+    killer %= size
+    ended, jobs = work_off({killer}, size, limit=limit, together=together)
+    assert ended == {number: "failed" if number == killer else "succeeded" for number in range(size)}
+    assert jobs - 1 <= 2 * math.ceil(math.log2(size)) + limit + 1
+
+
+@given(st.sets(st.integers(0, 255), min_size=2, max_size=5))
+def test_several_poison_partitions_are_found(killers: set[int]) -> None:
+    """Each is alone at last, and all others succeed."""
+    ended, _ = work_off(killers, 256, together=4)
+    assert {number for number, state in ended.items() if state == "failed"} == killers
+
+
+@pytest.mark.parametrize("together", [1, 20])
+def test_what_fails_altogether_is_not_split_to_the_end(together: int) -> None:
+    """When part after part fails and none succeeds, all fail, with a bounded number of Jobs and the reason."""
+    ended, jobs = work_off(set(range(1000)), 1000, together=together)
+    assert set(ended.values()) == {"failed"}
+    assert len(ended) == 1000
+    assert jobs <= 3 + 2 * HOPELESS + together
+    found = settle(
+        batch(2, reporting=False),
+        [row("a", attempts=9), row("b", attempts=9)],
+        Ended(succeeded=False, exit_code=9),
+        replace(rules(), failed_parts=HOPELESS),
+    )
+    assert found.changes[0].error == "exit code 9; the last 30 batches failed too, however small, and none succeeded"
+
+
+def test_a_worker_that_never_reached_the_ledger_charges_nobody() -> None:
+    """It leaves an empty message and exit code 75; one that died over a partition is suspected as ever."""
+    lost = Ended(succeeded=False, exit_code=75, positions=())
+    found = settle(batch(2, reporting=False), [row("a"), row("b")], lost, rules())
+    assert told(found) == [("a", "queued", None, 0, False), ("b", "queued", None, 0, False)]
+    assert found.outcome == "returned: exit code 75"
+    died = Ended(succeeded=False, exit_code=137, positions=((0, ""),))
+    found = settle(batch(3, reporting=False), [row("a"), row("b"), row("c")], died, rules())
+    assert [c.reason for c in found.changes] == [None, "Suspect", None]
 
 
 def test_a_reported_failure_is_charged_while_the_batch_goes_on() -> None:
