@@ -35,3 +35,10 @@ def foreign(partition: Any) -> None:
     rows = partition.connection.execute("SELECT DISTINCT scope FROM flowstone.materialization").fetchall()
     if rows != [(os.environ["FLOWSTONE_SCOPE"],)]:
         raise ValueError(f"sees {rows}")
+
+
+def made(partition: Any) -> None:
+    """Write a row through the handed connection, in no hurry."""
+    time.sleep(float(os.environ["SECONDS_EACH"]))
+    values = (partition.text, int(os.environ["FLOWSTONE_FENCE"]))
+    partition.connection.execute("INSERT INTO chaos.made VALUES (%s, %s)", values)

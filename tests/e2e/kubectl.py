@@ -128,9 +128,9 @@ def is_over(job: Json) -> bool:
 
 
 @contextmanager
-def watch_jobs(kubectl: Kubectl) -> Iterator[JobWatch]:
+def watch_jobs(kubectl: Kubectl, seen: JobWatch | None = None) -> Iterator[JobWatch]:
     """Watch the namespace's Jobs while the block runs."""
-    seen = JobWatch()
+    seen = seen or JobWatch()
     command = [program("kubectl"), "--kubeconfig", kubectl.config, "-n", kubectl.namespace]
     command += ["get", "jobs", "--watch", "--output-watch-events", "-o", "json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

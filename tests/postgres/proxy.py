@@ -12,16 +12,16 @@ CHUNK = 65536
 
 
 class Proxy:
-    """Forwards one port of the loopback address to another, until it is told not to.
+    """Forwards a port to another one, until it is told not to; both on the loopback address unless said otherwise.
 
     `freeze` swallows what comes from then on, in both directions, and keeps every connection open: the peer's kernel
     answers keepalives, nobody else does. `cut` closes all connections and takes no new ones. `thaw` ends both; bytes
     swallowed meanwhile are lost, so connections of that time are closed.
     """
 
-    def __init__(self, target: int) -> None:
-        self._target = target
-        self._listener = socket.create_server(("127.0.0.1", 0))
+    def __init__(self, target: int, *, host: str = "127.0.0.1", listen: str = "127.0.0.1") -> None:
+        self._target = (host, target)
+        self._listener = socket.create_server((listen, 0))
         self.port: int = self._listener.getsockname()[1]
         self._flowing = threading.Event()
         self._flowing.set()
@@ -80,7 +80,12 @@ class Proxy:
             if self._cut:
                 client.close()
                 continue
-            server = socket.create_connection(("127.0.0.1", self._target))
+            try:
+                server = socket.create_connection(self._target, timeout=5)
+            except OSError:  # the target is down: so is this
+                client.close()
+                continue
+            server.settimeout(None)
             with self._lock:
                 self._sockets += [client, server]
             threading.Thread(target=self._forward, args=(client, server, False), daemon=True).start()
