@@ -31,6 +31,13 @@ def cluster() -> Kubectl:
 @pytest.fixture(scope="session")
 def operator(cluster: Kubectl) -> Kubectl:
     """kubectl in the namespace of a FlowStone that `make install` made of this checkout."""
+    if not os.environ.get("FLOWSTONE_INSTALLED"):  # set by who installs once for several processes of tests
+        install(cluster)
+    return cluster.within(SYSTEM)
+
+
+def install(cluster: Kubectl) -> None:
+    """Build the image, load it and install the chart."""
     done = subprocess.run(
         ["make", "install"],
         cwd=ROOT,
@@ -41,7 +48,6 @@ def operator(cluster: Kubectl) -> Kubectl:
         env={**os.environ, "KUBECONFIG": cluster.config},
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    return cluster.within(SYSTEM)
 
 
 @pytest.fixture

@@ -133,6 +133,7 @@ def test_a_namespace_cannot_use_the_tenant_of_another(
     )
 
 
+@pytest.mark.alone
 def test_row_security_switched_off_by_hand_is_noticed_and_repaired(
     namespace: Kubectl, operator: Kubectl, names: tuple[str, str], psql: Psql
 ) -> None:

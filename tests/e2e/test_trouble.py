@@ -133,6 +133,7 @@ def without(operator: Kubectl, resource: str, verb: str) -> Iterator[None]:
         operator.out("patch", "clusterrole", "flowstone", "--type=merge", "-p", original)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("resource", "verb"),
     [("jobs", "create"), ("jobs", "list"), ("assets", "get"), ("secrets", "get")],
@@ -149,6 +150,7 @@ def test_a_verb_taken_away_is_named_and_work_goes_on_when_it_is_back(
     assert finished(namespace, "b", seconds=90)["phase"] == "Succeeded"
 
 
+@pytest.mark.alone
 def test_without_the_right_to_read_backfills_events_and_readiness_tell(
     namespace: Kubectl, operator: Kubectl, image: str
 ) -> None:
@@ -173,6 +175,7 @@ def test_without_the_right_to_read_backfills_events_and_readiness_tell(
     assert finished(namespace, "b", seconds=90)["phase"] == "Succeeded"
 
 
+@pytest.mark.alone
 def test_a_job_name_that_is_taken_is_named(namespace: Kubectl, image: str, psql: Psql) -> None:
     """A template edit by somebody else cannot make us adopt a Job that is not ours."""
     namespace.apply(backfill("b", "days", keys=["2025-01-01", "2025-01-02"], batchSize=1, maxParallel=1))
