@@ -48,6 +48,7 @@ from flowstone.kube.paths import core, custom
 from flowstone.settings import OperatorSettings
 from flowstone.telemetry import Health, Logger, Metrics, configure_logging
 from flowstone.tenant.reconcile import TenantEnvironment, TenantReconciler
+from flowstone.tenant.signing import ContextKeys
 from flowstone.tenant.verdicts import Verdicts
 
 KOPF_SETTLED = 30.0
@@ -178,6 +179,7 @@ class Operator:
             database,
             self._settings.database_url,
             cluster=self._cluster,
+            keys=self._context_keys(),
             log=self._log,
             observe=self._metrics.isolation,
         )
@@ -201,6 +203,10 @@ class Operator:
             resync=self._settings.resync_seconds,
             lease_seconds=self._settings.lease_seconds,
         )
+
+    def _context_keys(self) -> ContextKeys | None:
+        file = self._settings.context_key_file
+        return None if file is None else ContextKeys.from_file(file, self._cluster)
 
     def _tools(self) -> Tools:
         limits = Limits(

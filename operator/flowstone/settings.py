@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, field_validator
@@ -39,6 +40,9 @@ class OperatorSettings(BaseSettings):
 
     tenants: bool = True
     """Whether Tenants are provisioned; it takes the right to read and write Secrets in their namespaces."""
+
+    context_key_file: Path | None = None
+    """File with the key that the proof of isolation signs contexts with; without it some attacks are left out."""
 
     history_days: int = Field(default=90, ge=1)
     """Days that the rows of finished backfills are kept; what is materialized is remembered for ever."""

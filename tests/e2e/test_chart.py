@@ -5,11 +5,13 @@ Rendering needs helm alone; the tests marked `cluster` also need the Kubernetes 
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import secrets
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,9 +36,14 @@ def program(name: str) -> str:
     return found
 
 
+def kubeconfig() -> str:
+    """The cluster's kubeconfig."""
+    return os.environ.get("KUBECONFIG") or str(ROOT / ".cluster" / "kubeconfig")
+
+
 def call(*command: str, given: str = "") -> subprocess.CompletedProcess[str]:
     """Run a program of the cluster; failing is an answer too."""
-    environment = {**os.environ, "KUBECONFIG": os.environ.get("KUBECONFIG") or str(ROOT / ".cluster" / "kubeconfig")}
+    environment = {**os.environ, "KUBECONFIG": kubeconfig()}
     whole = [program(command[0]), *command[1:]]
     return subprocess.run(whole, input=given, capture_output=True, text=True, env=environment, timeout=120, check=False)
 
@@ -155,9 +162,13 @@ def test_crds_can_be_left_to_somebody_else() -> None:
 
 @pytest.mark.parametrize("values", [EMBEDDED, OWN], ids=["embedded", "own"])
 def test_only_the_migration_sees_the_installers_secret(values: dict[str, str]) -> None:
-    """The operator's container has its own login's Secret alone, and the migration no API token."""
+    """The operator's container has its own login's Secret alone, and the migration no API token; an embedded
+    Postgres is bootstrapped too, a Postgres of somebody's own is not."""
     pod = pod_of(render(values))
-    (migrate,), (operator,) = pod["initContainers"], pod["containers"]
+    (operator,) = pod["containers"]
+    steps = {step["name"]: step for step in pod["initContainers"]}
+    assert list(steps) == ["context-key", "migrate", *(["bootstrap"] if values is EMBEDDED else [])]
+    migrate = steps["migrate"]
     names = {
         "embedded": ("flowstone-postgres-operator", "flowstone-postgres-installer"),
         "own": ("theirs", "installers"),
@@ -165,9 +176,35 @@ def test_only_the_migration_sees_the_installers_secret(values: dict[str, str]) -
     own, installer = names["embedded" if values is EMBEDDED else "own"]
     assert secrets_of(operator, pod) == {own}
     assert secrets_of(migrate, pod) == {own, installer}
+    assert secrets_of(steps["context-key"], pod) == set()
+    assert [secrets_of(step, pod) for name, step in steps.items() if name == "bootstrap"] in ([], [{installer}])
     assert pod["automountServiceAccountToken"] is False
     assert "api-access" in {mount["name"] for mount in operator["volumeMounts"]}
     assert "api-access" not in {mount["name"] for mount in migrate["volumeMounts"]}
+
+
+def test_the_context_key_is_a_file_in_memory() -> None:
+    """It is made by the pod, or comes from a Secret of one's own; either way the containers share it in memory, none
+    has it in its environment, and the right to make a Secret is for that name alone. Without Tenants there is none."""
+    rule = (("",), ("secrets",), ("flowstone-context-key",), ("get", "create", "patch"))
+    objects = render(EMBEDDED)
+    pod = pod_of(objects)
+    assert rules(objects, "Role", "flowstone-context-key") == {rule}
+    assert {"name": "context-key", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}} in pod["volumes"]
+    for container in (pod["initContainers"][1], pod["containers"][0]):
+        found = {entry["name"]: entry.get("value") for entry in container["env"]}
+        assert found["FLOWSTONE_CONTEXT_KEY_FILE"] == "/run/flowstone/context.key"
+        assert {"name": "context-key", "mountPath": "/run/flowstone", "readOnly": True} in container["volumeMounts"]
+
+    theirs = render(EMBEDDED | {"tenants.contextKey.existingSecret": "theirs"})
+    step = pod_of(theirs)["initContainers"][0]
+    assert secrets_of(step, pod_of(theirs)) == {"theirs"}
+    assert "api-access" not in {mount["name"] for mount in step["volumeMounts"]}
+    assert not [item for item in theirs if item["kind"] == "Role"]
+
+    none = render(EMBEDDED | NO_TENANTS)
+    assert "context" not in json.dumps(pod_of(none)).replace("securityContext", "")
+    assert not [item for item in none if item["kind"] == "Role"]
 
 
 def test_rights_are_the_least() -> None:
@@ -180,8 +217,8 @@ def test_rights_are_the_least() -> None:
 def test_rights_in_named_namespaces() -> None:
     """With watchNamespaces there are Roles there, and in the cluster the uid of kube-system and what Tenants take."""
     objects = render(EMBEDDED | {"watchNamespaces": "{red,blue}"})
-    roles = [item for item in objects if item["kind"] == "Role"]
-    bindings = [item for item in objects if item["kind"] == "RoleBinding"]
+    roles = [item for item in objects if item["kind"] == "Role" and item["metadata"]["name"] == "flowstone"]
+    bindings = [item for item in objects if item["kind"] == "RoleBinding" and item["metadata"]["name"] == "flowstone"]
     assert {item["metadata"]["namespace"] for item in roles} == {"red", "blue"}
     assert {item["metadata"]["namespace"] for item in bindings} == {"red", "blue"}
     assert all(rules([item], "Role") == WORK_RULES | TENANT_SECRETS for item in roles)
@@ -225,6 +262,7 @@ def test_values_reach_the_operator() -> None:
         "FLOWSTONE_TENANTS": "true",
         "FLOWSTONE_WATCH_NAMESPACES": "red,blue",
         "FLOWSTONE_HISTORY_DAYS": "5",
+        "FLOWSTONE_CONTEXT_KEY_FILE": "/run/flowstone/context.key",
         "FLOWSTONE_HEALTH_PORT": "8080",
         "FLOWSTONE_WORKER_PGHOST": "pooler",
         "FLOWSTONE_WORKER_PGPORT": "6432",
@@ -305,6 +343,27 @@ def test_an_upgrade_keeps_the_generated_passwords(namespace: str) -> None:
         assert len(set(before.values())) == 2
     finally:
         out("helm", "uninstall", "try", "--namespace", namespace)
+
+
+@pytest.mark.cluster
+def test_the_context_key_is_made_once(namespace: str, tmp_path: Path) -> None:
+    """Pods that start at the same time all end up with the one key that is in the Secret, and later ones with it too;
+    of a rotated one with both keys. Two init containers as the chart runs them, against the real API server."""
+    flowstone = [sys.executable, "-m", "flowstone.cli.app", "context-key", "--secret", "release-context-key"]
+    environment = {**os.environ, "KUBECONFIG": kubeconfig(), "FLOWSTONE_POD_NAMESPACE": namespace}
+
+    def start(name: str) -> subprocess.Popen[str]:
+        return subprocess.Popen([*flowstone, "--to", tmp_path / name], env=environment, text=True)
+
+    assert [asker.wait(60) for asker in [start(name) for name in "abcd"]] == [0, 0, 0, 0]
+    (key,) = {(tmp_path / name).read_text() for name in "abcd"}
+    path = ("-n", namespace, "get", "secret", "release-context-key", "-o", "jsonpath={.data.context\\.key}")
+    assert base64.b64decode(out("kubectl", *path)).decode() == key
+
+    two = json.dumps({"stringData": {"context.key": f"{'ab' * 32}\n{key}"}})
+    out("kubectl", "-n", namespace, "patch", "secret", "release-context-key", "-p", two)
+    assert start("e").wait(60) == 0
+    assert (tmp_path / "e").read_text() == f"{'ab' * 32}\n{key}"
 
 
 def passwords(namespace: str) -> dict[str, str]:

@@ -26,6 +26,7 @@ from flowstone.db.ledger import Ledger
 from flowstone.db.logins import Logins
 from flowstone.db.migrate import config, engine_for, migrate, unforced
 from flowstone.errors import LedgerBusy, LedgerRefused, LedgerUnavailable, SchemaNotCompatible
+from flowstone.tenant.signing import ContextKeys, pads
 from tests.postgres.conftest import CLUSTER, OPERATOR_PASSWORD, SCOPE, Place, login, request
 from tests.postgres.servers import free_port, installed, local
 
@@ -271,6 +272,21 @@ class TestInstallerWithoutSuperuser:
         migrate(managed_installer(managed), operator_password=OPERATOR_PASSWORD, log=LOG)
         assert missing == ["BYPASSRLS"]
         assert "SCRAM-SHA-256$" not in managed.server.log()
+
+    def test_it_installs_the_keys_of_signed_contexts(self, managed: Place) -> None:
+        """The key, then the new and the old one, each said once; what is there already is left alone. Nothing of a
+        key is in the server's log."""
+        old, new = ContextKeys.generate(), ContextKeys.generate()
+        said = []
+        for keys in (old, old, ContextKeys((*new.keys, *old.keys)), None):
+            with capture_logs() as logs:
+                migrate(managed_installer(managed), operator_password=None, keys=keys, log=LOG)
+            said.append([entry["keys"] for entry in logs if entry["event"] == "context-keys-installed"])
+        assert said == [[1], [], [2], []]
+        found = managed.all("SELECT inner_pad FROM flowstone.context_key ORDER BY slot")
+        assert [bytes(pad) for (pad,) in found] == [pads(key)[0] for key in (*new.keys, *old.keys)]
+        log = managed.server.log()
+        assert not [key for key in (*new.keys, *old.keys) if key.hex() in log or pads(key)[0].hex() in log]
 
     def test_its_operator_does_the_work(self, managed: Place) -> None:
         """Such an operator plans, claims and makes a login, which reports, is sent away, and dropped."""

@@ -70,6 +70,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{/* Secret with the key of signed contexts. */}}
+{{- define "flowstone.contextSecret" -}}
+{{- default (printf "%s-context-key" (include "flowstone.fullname" .)) .Values.tenants.contextKey.existingSecret -}}
+{{- end -}}
+
 {{/* What the pod security standard "restricted" asks of every container. */}}
 {{- define "flowstone.containerSecurity" -}}
 allowPrivilegeEscalation: false

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from flowstone.cli import backfill, bootstrap, run_local, service, tenant
+from flowstone.cli.context_key import context_key
 from flowstone.cli.exits import Exit, of_error
 from flowstone.errors import FlowStoneError
 
@@ -26,7 +27,7 @@ def build() -> typer.Typer:
     app = typer.Typer(name="flowstone", help=HELP, epilog=NOTES, no_args_is_help=True, pretty_exceptions_enable=False)
     app.add_typer(backfill.commands())
     app.add_typer(tenant.commands())
-    for command in (run_local.run, service.operator, service.migrate, bootstrap.bootstrap, version):
+    for command in (run_local.run, service.operator, service.migrate, bootstrap.bootstrap, context_key, version):
         app.command()(command)
     return app
 

@@ -69,9 +69,9 @@ class Cluster:
         query = {"labelSelector": labels, "fieldSelector": fields}
         return list(self._send("GET", path, query={k: v for k, v in query.items() if v}).get("items") or [])
 
-    def apply(self, path: str, body: Mapping[str, Any], *, dry_run: bool = False) -> Json:
+    def apply(self, path: str, body: Mapping[str, Any], *, dry_run: bool = False, manager: str = FIELD_MANAGER) -> Json:
         """Server-side apply; a field that somebody else owns is a conflict (409), not taken over."""
-        query = {"fieldManager": FIELD_MANAGER} | ({"dryRun": "All"} if dry_run else {})
+        query = {"fieldManager": manager} | ({"dryRun": "All"} if dry_run else {})
         return self._send("PATCH", path, query=query, body=apply_body(body), content=APPLY)
 
     def merge(self, path: str, change: Mapping[str, Any]) -> Json:

@@ -12,11 +12,17 @@ import typer
 from structlog.typing import FilteringBoundLogger
 
 from flowstone.errors import InvalidSpec, LedgerUnavailable
+from flowstone.tenant.signing import ContextKeys
 
 PAUSE_SECONDS = 1.0
 """Pause between two tries to reach a Postgres that is not there yet."""
 
 Url = Annotated[str, typer.Option(envvar="FLOWSTONE_DATABASE_URL", help="The ledger; default: libpq's PG* variables.")]
+
+ContextKeyFile = Annotated[
+    Path | None,
+    typer.Option(envvar="FLOWSTONE_CONTEXT_KEY_FILE", help="Key that contexts of pooled logins are signed with."),
+]
 
 
 def operator() -> None:
@@ -32,6 +38,7 @@ def migrate(
         Path | None,
         typer.Option(envvar="FLOWSTONE_OPERATOR_PASSWORD_FILE", help="Password that flowstone_operator shall have."),
     ] = None,
+    context_key_file: ContextKeyFile = None,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for a Postgres that is not there yet.")] = 0,
 ) -> None:
     """Bring the ledger's roles and schema to this version. Safe to run at any time, and by several at once."""
@@ -41,9 +48,10 @@ def migrate(
     configure_logging()
     log: FilteringBoundLogger = structlog.get_logger("flowstone.migrate")
     password = _password(operator_password_file)
+    keys = None if context_key_file is None else ContextKeys.from_file(context_key_file)
 
     def once() -> None:
-        migrate_ledger(database_url, operator_password=password, log=log)
+        migrate_ledger(database_url, operator_password=password, keys=keys, log=log)
 
     def waiting(error: LedgerUnavailable) -> None:
         log.info("ledger-not-there-yet", error=str(error))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,29 +16,24 @@ from flowstone.cli.cluster import Cluster
 from flowstone.cli.exits import Exit, condition
 from flowstone.cli.options import Context, Kubeconfig
 from flowstone.cli.output import console
-from flowstone.cli.service import Url
+from flowstone.cli.service import ContextKeyFile, Url
 from flowstone.kube import paths
 from flowstone.tenant.desired import ROTATE
 from flowstone.tenant.proof import Report
 
 Json = Mapping[str, Any]
 
-KeyFile = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="FLOWSTONE_CONTEXT_KEY_FILE", help="Key of signed contexts; without it some attacks are left out."
-    ),
-]
 TenantName = Annotated[str, typer.Argument(help="metadata.name of the Tenant.", show_default=False)]
 
 PROOF_CLUSTER = "flowstone-verify"
 """Canaries of this command are its own, so that it never waits for the operator's."""
 
 
-def verify(database_url: Url = "", context_key_file: KeyFile = None) -> None:
+def verify(database_url: Url = "", context_key_file: ContextKeyFile = None) -> None:
     """Prove on the real database that no tenant reaches another; exit code 1 when something is open.
 
-    Connects as the operator does (FLOWSTONE_DATABASE_URL or PG*). Two locked logins of canaries stay.
+    Connects as the operator does (FLOWSTONE_DATABASE_URL or PG*); without the key of signed contexts some attacks are
+    left out. Two locked logins of canaries stay.
     """
     from flowstone.db.ledger import Ledger  # imported late: drivers are slow to load
     from flowstone.db.proof import verify as prove

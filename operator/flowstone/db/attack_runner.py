@@ -59,11 +59,49 @@ def run(cage: Cage, attacks: Iterable[Attack], ground: Ground) -> Iterator[Resul
             sessions.close()
 
 
+def accepted(cage: Cage, keys: ContextKeys) -> bool:
+    """Whether the database lets in what these keys sign; it may know others, or none."""
+    if cage.pool is None:
+        return False
+    own = cage.attacker
+    tenant = tenant_of_scope(own.scope) or own.tenant_id
+    with translated(), closing(_connect(cage.pool)) as connection:
+        [(now,)] = connection.execute("SELECT extract(epoch FROM clock_timestamp())::bigint").fetchall()
+        signed = ContextKeys(keys.keys, own.scope.split("/")[1]).sign(tenant, int(now) + 300)
+        with connection.transaction():
+            return connection.execute("SELECT flowstone.enter_tenant(%s)", [signed]).fetchall() == [("entered",)]
+
+
 def state(canary: Canary) -> str:
     """Return a digest of all that a canary sees of its table."""
     with translated(), closing(_connect(canary.conninfo)) as connection:
         [(digest,)] = connection.execute(_STATE).fetchall()
         return str(digest)
+
+
+def against(
+    conninfo: str, attacks: Iterable[Attack], words: Mapping[str, str], left_open: frozenset[str]
+) -> Iterator[Result]:
+    """Yield what came of attacks that all come from one login.
+
+    Args:
+        conninfo: Of the login.
+        attacks: What it does, in order.
+        words: What stands for the names in braces.
+        left_open: Names of the measures of `hardening` that are open.
+
+    Raises:
+        LedgerUnavailable: Postgres went away, so nothing is known.
+    """
+    with translated():
+        connection = _connect(conninfo)
+        try:
+            for attack in attacks:
+                if connection.closed:
+                    connection = _connect(conninfo)
+                yield judged(attack, _outcome(connection, attack, words), left_open)
+        finally:
+            connection.close()
 
 
 class _Sessions:

@@ -18,6 +18,7 @@ def install_context_keys(connection: psycopg.Connection[tuple[object, ...]], key
     """
     wanted = [(slot, *pads(key)) for slot, key in enumerate(keys.keys, start=1)]
     with connection.transaction():
+        connection.execute("LOCK TABLE flowstone.context_key IN SHARE ROW EXCLUSIVE MODE")  # others may do the same
         query = "SELECT slot, inner_pad, outer_pad FROM flowstone.context_key ORDER BY slot"
         if connection.execute(query).fetchall() == wanted:
             return False

@@ -28,8 +28,10 @@ from structlog.typing import FilteringBoundLogger
 
 from flowstone.db import schema
 from flowstone.db.connection import Connection, translated, wired
+from flowstone.db.context_keys import install_context_keys
 from flowstone.db.passwords import apply_verifier, scram_verifier
 from flowstone.db.roles import NAMESPACES, OPERATOR, POOL, TENANTS, ensure_roles
+from flowstone.tenant.signing import ContextKeys
 
 APPLICATION_NAME = "flowstone-migrate"
 
@@ -84,6 +86,7 @@ def migrate(
     conninfo: str,
     *,
     operator_password: str | None,
+    keys: ContextKeys | None = None,
     log: FilteringBoundLogger,
     sleep: Callable[[float], None] = time.sleep,
     tries: int = TRIES,
@@ -95,6 +98,7 @@ def migrate(
         conninfo: The installer's connection string or URI; a superuser, or a login with CREATEROLE that may create
             in this database.
         operator_password: The password `flowstone_operator` shall have from now on; None leaves it as it is.
+        keys: What signed contexts are checked with; None leaves the keys as they are.
         log: Told what was done.
         sleep: Waits so many seconds between two tries.
         tries: Tries of each step before another session's lock is given up on.
@@ -112,6 +116,8 @@ def migrate(
             verifier = scram_verifier(operator_password)
             _persist(partial(apply_verifier, connection, OPERATOR, verifier), sleep, tries)
             log.info("operator-password-set", role=OPERATOR)
+        if keys is not None and install_context_keys(connection, keys):
+            log.info("context-keys-installed", keys=len(keys.keys))
 
 
 def _persist(step: Callable[[], None], sleep: Callable[[float], None], tries: int) -> None:

@@ -18,7 +18,7 @@ from time import time
 from structlog.stdlib import BoundLogger
 from structlog.typing import FilteringBoundLogger
 
-from flowstone.db.attack_runner import Ground, run, state
+from flowstone.db.attack_runner import Ground, accepted, run, state
 from flowstone.db.canaries import Cage, Canaries
 from flowstone.db.catalogue_linter import Offence, lint
 from flowstone.db.connection import Database, Transaction
@@ -123,7 +123,8 @@ def _attack(database: Database, canaries: Canaries, keys: ContextKeys | None, cl
         left_open = frozenset(measure.name for measure in MEASURES if tx.rows(measure.open))
     with canaries.out() as cage:
         before = _states(cage)
-        results = list(run(cage, ATTACKS, Ground(keys, left_open)))
+        usable = keys if keys is not None and accepted(cage, keys) else None
+        results = list(run(cage, ATTACKS, Ground(usable, left_open)))
         compared, differences = compare(database, cage)
         changed = () if _states(cage) == before else (_changed(),)
     return Report(
@@ -222,7 +223,8 @@ class IsolationProof:
 
     def _fingerprint(self, tx: Transaction) -> str:
         row = tx.row(_FINGERPRINT)
-        return str(row[0]) if row else ""
+        signed = "+key" if self._keys is not None else ""  # who got a key tries at once what needs one
+        return f"{row[0]}{signed}" if row else ""
 
     def _last(self, tx: Transaction) -> _Last | None:
         row = tx.row(_LAST, {"cluster": self._cluster})
@@ -277,6 +279,7 @@ class IsolationProof:
             digest=last.digest,
             at=last.at,
             checks=last.checks + len(CHECKS),
+            attacks=sum(attack.id not in last.skipped for attack in ATTACKS) if last.checks else 0,
             attacked=last.open,
             linted=[finding(one) for one in offences],
             admitted=last.admitted,

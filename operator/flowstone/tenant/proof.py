@@ -77,6 +77,7 @@ class Standing:
         attacked: What attacks and comparisons found, as texts.
         linted: What the linter finds now.
         checks: How many checks there were in all.
+        attacks: How many of them were attacks.
         restored: Tables whose protection was restored just now; they count as open until the next look.
     """
 
@@ -84,6 +85,7 @@ class Standing:
     digest: str
     at: datetime
     checks: int
+    attacks: int = 0
     attacked: Sequence[str] = ()
     linted: Sequence[Finding] = ()
     admitted: Sequence[str] = ()
@@ -96,7 +98,7 @@ def verdict(standing: Standing) -> Verdict:
     opened = [*(str(one) for one in standing.linted), *standing.attacked]
     suite = (
         f"suite {standing.version} (sha256:{standing.digest[:12]}) at {standing.at:%Y-%m-%dT%H:%M:%SZ}: "
-        f"{standing.checks} checks"
+        f"{standing.checks} checks with {standing.attacks} attacks"
     )
     if opened:
         restored = f"; restored just now: {', '.join(standing.restored)}" if standing.restored else ""
@@ -119,7 +121,7 @@ def _notes(standing: Standing) -> Iterator[str]:
     if standing.admitted:
         yield f"; {len(standing.admitted)} left to Hardened"
     if standing.skipped:
-        yield f"; {len(standing.skipped)} not tried for want of the context key or a pooled login"
+        yield f"; {len(standing.skipped)} not tried for want of a pooled login, or of the database's context key"
 
 
 def shortened(texts: Sequence[str], room: int) -> str:

@@ -70,6 +70,15 @@ class ContextKeys:
             raise UnsafeLogin(f"{file}: the context key file cannot be read: {type(error).__name__}") from error
         if mode & (stat.S_IRWXO | stat.S_IWGRP):
             raise UnsafeLogin(f"{file}: others may use the context key: chmod 0600 (or 0440 for a mounted Secret)")
+        return cls.parsed(text, file, cluster)
+
+    @classmethod
+    def parsed(cls, text: str, file: Path, cluster: str = "local") -> ContextKeys:
+        """Return the keys that a file holds, wherever its content came from.
+
+        Raises:
+            UnsafeLogin: It holds something else.
+        """
         return cls(tuple(_parsed(line, file) for line in text.split()), cluster)
 
     @classmethod
@@ -88,7 +97,11 @@ class ContextKeys:
         """Write the file that `from_file` reads, for its owner only; never over an existing one."""
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            file.write("".join(f"{key.hex()}\n" for key in self.keys))
+            file.write(self.text())
+
+    def text(self) -> str:
+        """Return what such a file holds."""
+        return "".join(f"{key.hex()}\n" for key in self.keys)
 
     def scope(self, tenant_id: str) -> str:
         """Return the scope of a tenant of this cluster."""

@@ -18,6 +18,7 @@ from flowstone.db.proof import verify
 from flowstone.errors import InvalidSpec, LedgerBusy, LedgerRefused
 from flowstone.telemetry import Metrics
 from flowstone.tenant.desired import parse_tenant
+from flowstone.tenant.signing import ContextKeys
 from flowstone.tenant.status import Verdict
 from flowstone.tenant.suite import ATTACKS, CHECKS, digest
 from tests.postgres.conftest import copied
@@ -121,7 +122,18 @@ def test_without_the_key_signed_attacks_are_named_as_not_tried(field: Proving) -
     report = field.verify(keys=None)
     assert report.open == ()
     assert set(report.skipped) == {attack.id for attack in ATTACKS if attack.keyed}
-    assert "not tried for want of the context key" in field.proof(keys=None)().message
+    message = field.proof(keys=None)().message
+    assert f"{len(ATTACKS) - len(report.skipped)} attacks; {len(report.skipped)} not tried for want of" in message
+
+
+    assert field.proof()().message.endswith(f"checks with {len(ATTACKS)} attacks")  # who has the key tries them at once
+
+
+def test_a_key_that_the_database_does_not_know_proves_nothing(field: Proving) -> None:
+    """Signed attacks with a foreign key would all be refused, whatever is open: they count as not tried."""
+    found = field.proof(keys=ContextKeys.generate(CLUSTER))()
+    assert found.truth == "True"
+    assert f"{sum(attack.keyed for attack in ATTACKS)} not tried" in found.message
 
 
 def test_one_proof_at_a_time(field: Proving) -> None:

@@ -16,7 +16,7 @@ from flowstone.tenant.status import LONGEST, Verdict
 from flowstone.tenant.suite import ATTACKS, CHECKS, digest
 from flowstone.tenant.verdicts import Verdicts
 
-STANDING = Standing(1, "0123456789abcdef" * 4, datetime(2026, 11, 24, 12, tzinfo=UTC), 313)
+STANDING = Standing(1, "0123456789abcdef" * 4, datetime(2026, 11, 24, 12, tzinfo=UTC), 313, 280)
 WORDS = {
     "own", "victim", "own_scope", "victim_scope", "victim_role", "victim_name", "victim_id", "victim_pid",
     "victim_fence", "own_fence", "secret", "database", "forged", "signed", "stretched", "expired", "foreign_key",
@@ -26,14 +26,17 @@ WORDS = {
 def test_a_sound_standing_is_true_and_says_what_was_done() -> None:
     """Version, beginning of the digest, time and number of checks stand in the message."""
     assert verdict(STANDING) == Verdict(
-        "True", "Proven", "suite 1 (sha256:0123456789ab) at 2026-11-24T12:00:00Z: 313 checks"
+        "True", "Proven", "suite 1 (sha256:0123456789ab) at 2026-11-24T12:00:00Z: 313 checks with 280 attacks"
     )
 
 
 def test_what_was_left_out_is_told() -> None:
     """Attacks that Hardened answers for, and those that could not be tried, are counted in the message."""
     message = verdict(replace(STANDING, admitted=["a", "b"], skipped=["c"])).message
-    assert message.endswith("313 checks; 2 left to Hardened; 1 not tried for want of the context key or a pooled login")
+    assert message.endswith(
+        "313 checks with 280 attacks; 2 left to Hardened; "
+        "1 not tried for want of a pooled login, or of the database's context key"
+    )
 
 
 def test_what_is_open_is_named_the_linters_findings_first() -> None:
@@ -42,7 +45,7 @@ def test_what_is_open_is_named_the_linters_findings_first() -> None:
     found = verdict(replace(STANDING, linted=[linted], attacked=["attack read/all: 1 rows, not 0 rows"]))
     assert (found.truth, found.reason) == ("False", "IsolationBroken")
     assert found.message.endswith(
-        "313 checks, 2 failed: row security is off: public.booking; attack read/all: 1 rows, not 0 rows"
+        "313 checks with 280 attacks, 2 failed: row security is off: public.booking; attack read/all: 1 rows, not 0 rows"
     )
     assert verdict(replace(STANDING, attacked=["x"])).truth == "False"
 
