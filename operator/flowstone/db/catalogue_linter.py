@@ -6,12 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flowstone.db.connection import Transaction
-from flowstone.tenant.lint_rights import RIGHT_CHECKS
-from flowstone.tenant.lint_tables import TABLE_CHECKS
 from flowstone.tenant.linter import Check
-
-CHECKS: tuple[Check, ...] = (*TABLE_CHECKS, *RIGHT_CHECKS)
-"""All checks, in the order in which they are reported."""
+from flowstone.tenant.suite import CHECKS
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from psycopg import pq, sql
 
 from flowstone.db.connection import Database, Transaction, translated, wired
 from flowstone.db.passwords import apply_verifier
-from flowstone.db.roles import NAMESPACES, OPERATOR, TENANTS
+from flowstone.db.roles import APART, NAMESPACES, OPERATOR, TENANTS
 from flowstone.errors import LedgerBusy, LedgerRefused, LedgerUnavailable
 
 Prefix = Literal["ns", "tn"]
@@ -107,7 +107,7 @@ class Logins:
             tenant_id: The tenant, for "tn".
             slot: Which of the scope's two logins.
             stem: The random part of the name, when both slots shall share one; drawn when left out.
-            apart: It works in a database of its own, and so gets no group and no right on the ledger.
+            apart: It works in a database of its own, and so gets no right on the ledger.
 
         Raises:
             LedgerBusy: Another replica makes the same login right now.
@@ -117,7 +117,7 @@ class Logins:
             if known is not None:
                 return known
             name = f"{prefix}_{stem or self._stem()}_{slot}"
-            _create(tx, name, None if apart else GROUPS[prefix])
+            _create(tx, name, APART if apart else GROUPS[prefix])
             return Login(name, _map(tx, name, scope, slot, tenant_id), scope, slot, can_login=False)
 
     def _known(self, tx: Transaction, scope: str, slot: Slot) -> Login | None:
@@ -170,10 +170,9 @@ class Logins:
             tx.connection.execute(sql.SQL("DROP ROLE {}").format(name))
 
 
-def _create(tx: Transaction, name: str, group: str | None) -> None:
-    joined = sql.SQL("IN ROLE {}").format(sql.Identifier(group)) if group else sql.SQL("")
-    create = sql.SQL("CREATE ROLE {} NOLOGIN CONNECTION LIMIT {} {} ROLE {}").format(
-        sql.Identifier(name), sql.Literal(CONNECTION_LIMIT), joined, sql.Identifier(OPERATOR)
+def _create(tx: Transaction, name: str, group: str) -> None:
+    create = sql.SQL("CREATE ROLE {} NOLOGIN CONNECTION LIMIT {} IN ROLE {} ROLE {}").format(
+        sql.Identifier(name), sql.Literal(CONNECTION_LIMIT), sql.Identifier(group), sql.Identifier(OPERATOR)
     )
     tx.connection.execute(create)
     for setting, value in SETTINGS.items():

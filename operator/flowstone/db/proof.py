@@ -23,6 +23,7 @@ from flowstone.db.canaries import Cage, Canaries
 from flowstone.db.catalogue_linter import Offence, lint
 from flowstone.db.connection import Database, Transaction
 from flowstone.db.differential import compare
+from flowstone.db.mode_proof import ModeProof
 from flowstone.errors import LedgerError, LedgerRefused
 from flowstone.tenant.attack import Result
 from flowstone.tenant.hardening import MEASURES
@@ -52,6 +53,8 @@ _FINGERPRINT = """
         UNION ALL SELECT 'i' || i.indexrelid FROM pg_index i WHERE i.indexrelid >= 16384
         UNION ALL SELECT 't' || t.oid || ':' || t.xmin FROM pg_trigger t WHERE NOT t.tgisinternal
         UNION ALL SELECT 'v' || current_setting('server_version_num')
+        UNION ALL SELECT DISTINCT 'm' || t.isolation FROM flowstone.tenant t
+            WHERE t.state = 'active' AND NOT t.tenant_id ^@ 'flowstone-canary-'
     ) AS parts (part)
 """
 
@@ -94,7 +97,8 @@ def verify(
     with database.transaction() as tx:
         offences = lint(tx)
     try:
-        attacked = _attack(database, Canaries(database, cluster, conninfo), keys, clock)
+        canaries, modes = Canaries(database, cluster, conninfo), ModeProof(database, cluster, conninfo)
+        attacked = _attack(database, canaries, modes, keys, clock)
     except LedgerRefused as error:  # the canaries cannot do what tenants do
         failed = Finding(
             "attack", "none could be run", str(error), "see what the linter found; run `flowstone migrate`"
@@ -118,13 +122,16 @@ def finding(offence: Offence) -> Finding:
     return Finding("lint", offence.check.name, some, offence.check.remedy)
 
 
-def _attack(database: Database, canaries: Canaries, keys: ContextKeys | None, clock: Callable[[], float]) -> Report:
+def _attack(
+    database: Database, canaries: Canaries, modes: ModeProof, keys: ContextKeys | None, clock: Callable[[], float]
+) -> Report:
     with database.transaction() as tx:
         left_open = frozenset(measure.name for measure in MEASURES if tx.rows(measure.open))
     with canaries.out() as cage:
         before = _states(cage)
         usable = keys if keys is not None and accepted(cage, keys) else None
         results = list(run(cage, ATTACKS, Ground(usable, left_open)))
+        results += modes.results(left_open)
         compared, differences = compare(database, cage)
         changed = () if _states(cage) == before else (_changed(),)
     return Report(
@@ -192,6 +199,7 @@ class IsolationProof:
     ) -> None:
         self._database = database
         self._canaries = Canaries(database, cluster, conninfo)
+        self._modes = ModeProof(database, cluster, conninfo)
         self._cluster = cluster
         self._keys = keys
         self._log = log
@@ -238,7 +246,7 @@ class IsolationProof:
         return datetime.fromtimestamp(self._clock(), UTC) - last.at
 
     def _prove(self, fingerprint: str) -> _Last:
-        report = _attack(self._database, self._canaries, self._keys, self._clock)
+        report = _attack(self._database, self._canaries, self._modes, self._keys, self._clock)
         last = _Last(
             report.version,
             report.digest,

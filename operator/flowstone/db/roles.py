@@ -4,7 +4,8 @@
     flowstone_operator   LOGIN     runs the ledger and makes the scopes' logins
     flowstone_pool       NOLOGIN   group of the tenant API's pooled logins
     flowstone_namespace  NOLOGIN   group of all logins of work without a tenant, one per namespace
-    flowstone_tenant     NOLOGIN   group of all logins of tenants
+    flowstone_tenant     NOLOGIN   group of all logins of tenants whose rows are in this database
+    flowstone_apart      NOLOGIN   group of all logins of tenants with a database of their own: no right here
 
 Table grants and policies go to the groups, never to a single scope's login: thousands of grants do not fit into
 one row of pg_class, and a policy per login makes planning quadratic.
@@ -31,8 +32,9 @@ OPERATOR = "flowstone_operator"
 POOL = "flowstone_pool"
 NAMESPACES = "flowstone_namespace"
 TENANTS = "flowstone_tenant"
+APART = "flowstone_apart"
 
-SCOPE_GROUPS = (NAMESPACES, TENANTS)
+SCOPE_GROUPS = (NAMESPACES, TENANTS, APART)
 """Groups whose members are the logins of scopes."""
 
 POSTGRES_16 = 160000
@@ -56,6 +58,7 @@ ROLES: dict[str, Sequence[Attribute]] = {
     POOL: (NOLOGIN,),
     NAMESPACES: (NOLOGIN,),
     TENANTS: (NOLOGIN,),
+    APART: (NOLOGIN,),
     OPERATOR: (
         Attribute("LOGIN", "rolcanlogin", wanted=True),
         Attribute("INHERIT", "rolinherit", wanted=False),

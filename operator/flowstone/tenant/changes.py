@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from flowstone.tenant.credentials import credentials, settings
-from flowstone.tenant.desired import APART, Desired
+from flowstone.tenant.desired import APART, APART_GROUP, GROUP, Desired
 from flowstone.tenant.observed import Login, Observed, Registration, Slot
 from flowstone.tenant.steps import (
     Change,
@@ -44,9 +44,6 @@ from flowstone.tenant.steps import (
     Strip,
     Unmap,
 )
-
-GROUP = "flowstone_tenant"
-"""Group with the rights of every tenant's logins."""
 
 OPERATOR = "flowstone_operator"
 """The only member a tenant's login may have: who ends its sessions must be one."""
@@ -223,14 +220,13 @@ def _repair(desired: Desired, row: Registration | None, login: Login) -> tuple[l
         repair(Strip(login.slot, tuple(sorted(login.attributes))), "a login was given attributes")
     if login.expires:
         repair(Strip(login.slot, ("VALID UNTIL",)), "a login was made to expire")
-    wanted_groups = frozenset[str]() if desired.apart else frozenset({GROUP})
-    for group in sorted(login.groups - wanted_groups):
+    for group in sorted(login.groups - {desired.group}):
         repair(Leave(login.slot, group), "a login was made a member of another role")
     for member in sorted(login.members - {OPERATOR}):
         repair(Expel(login.slot, member), "a role was made a member of a login")
-    if wanted_groups - login.groups:
+    if desired.group not in login.groups:
         suspended = row is not None and row.state != "active"
-        changes.append(Join(login.slot))
+        changes.append(Join(login.slot, desired.group))
         drift += [] if suspended else ["a login was taken out of its group"]
     wanted = settings(desired, row)
     if login.connection_limit != desired.connections or login.settings != frozenset(wanted) or login.databases:
@@ -263,7 +259,7 @@ def _suspend(desired: Desired, observed: Observed, row: Registration) -> Iterato
         yield Record({"state": "suspended", "suspended_at": observed.now})
     for slot, login in sorted(observed.logins.items()):
         if login.exists:
-            yield from (Leave(slot, GROUP),) if GROUP in login.groups else ()
+            yield from (Leave(slot, group) for group in sorted(login.groups & {GROUP, APART_GROUP}))
             yield from (Lock(slot),) if login.can_login else ()
             yield from (EndSessions(slot),) if login.sessions else ()
     ours = {name for name, secret in observed.secrets.items() if secret.state == "ours"}

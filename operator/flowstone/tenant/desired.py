@@ -37,6 +37,12 @@ LONGEST_NAME = 63
 APART = "Database"
 """The isolation of a tenant with a database of its own."""
 
+GROUP = "flowstone_tenant"
+"""Group with the rights of the logins of tenants whose rows are in the ledger's database."""
+
+APART_GROUP = "flowstone_apart"
+"""Group of the logins of tenants with a database of their own; it has no right on anything in the ledger's."""
+
 Existence = Literal["present", "suspended", "purged"]
 
 
@@ -77,6 +83,11 @@ class Desired:
     def apart(self) -> bool:
         """It has a database of its own, and no business in the ledger's."""
         return self.isolation == APART
+
+    @property
+    def group(self) -> str:
+        """The one role that its logins are members of."""
+        return APART_GROUP if self.apart else GROUP
 
     @property
     def secret_name(self) -> str:

@@ -50,7 +50,7 @@ The last ones let whoever shares a pooled login end the others' sessions, and re
 _KEEP_FUNCTIONS = (
     "GRANT EXECUTE ON FUNCTION pg_cancel_backend(int), pg_terminate_backend(int, bigint), pg_stat_get_activity(int), "
     "pg_stat_get_backend_activity(int) "
-    "TO flowstone_operator, flowstone_namespace, flowstone_tenant, pg_monitor, pg_signal_backend"
+    "TO flowstone_operator, flowstone_namespace, flowstone_tenant, flowstone_apart, pg_monitor, pg_signal_backend"
 )
 
 # Whoever could connect until now keeps that, by a grant of their own: only scopes' logins and newcomers lose it.
@@ -67,7 +67,8 @@ BEGIN
               AND pg_catalog.has_database_privilege(r.oid, target.datname, 'CONNECT')
               AND NOT EXISTS (
                 SELECT FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_roles g ON g.oid = m.roleid
-                WHERE m.member = r.oid AND g.rolname IN ('flowstone_namespace', 'flowstone_tenant', 'flowstone_pool'))
+                WHERE m.member = r.oid AND g.rolname IN
+                    ('flowstone_namespace', 'flowstone_tenant', 'flowstone_apart', 'flowstone_pool'))
         LOOP
             EXECUTE pg_catalog.format('GRANT CONNECT, TEMPORARY ON DATABASE %I TO %I', target.datname, member.rolname);
         END LOOP;
@@ -193,7 +194,8 @@ MEASURES: tuple[Measure, ...] = (
         """
         SELECT r.rolname::text FROM pg_catalog.pg_roles r
         WHERE r.rolname ^@ 'flowstone_' AND (r.rolsuper OR r.rolreplication
-            OR (r.rolcanlogin AND r.rolname IN ('flowstone_owner', 'flowstone_tenant', 'flowstone_namespace')))
+            OR (r.rolcanlogin AND r.rolname IN
+                ('flowstone_owner', 'flowstone_tenant', 'flowstone_apart', 'flowstone_namespace')))
         """,
     ),
 )

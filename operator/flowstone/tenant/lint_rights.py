@@ -92,7 +92,7 @@ RIGHT_CHECKS: tuple[Check, ...] = (
         """
         SELECT r.rolname::text, NULL::oid FROM principal p JOIN pg_roles r ON r.oid = p.oid
         WHERE r.rolsuper OR r.rolbypassrls OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication
-           OR (r.rolcanlogin AND r.rolname IN ('flowstone_tenant', 'flowstone_namespace'))
+           OR (r.rolcanlogin AND r.rolname IN ('flowstone_tenant', 'flowstone_apart', 'flowstone_namespace'))
         """,
         "ALTER ROLE ... NOSUPERUSER NOBYPASSRLS NOCREATEROLE NOCREATEDB NOREPLICATION",
     ),

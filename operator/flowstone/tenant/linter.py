@@ -65,7 +65,7 @@ COMMON = f"""
 WITH RECURSIVE
 team (oid, rolname) AS (
     SELECT r.oid, r.rolname FROM pg_roles r
-    WHERE r.rolname IN ('flowstone_tenant', 'flowstone_pool', 'flowstone_namespace')
+    WHERE r.rolname IN ('flowstone_tenant', 'flowstone_apart', 'flowstone_pool', 'flowstone_namespace')
 ),
 principal (oid) AS (
     SELECT t.oid FROM team t

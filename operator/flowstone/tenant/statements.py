@@ -16,8 +16,6 @@ from flowstone.tenant.steps import Change, Configure, Expel, Join, Leave, Lock, 
 KINDS: Mapping[str, str] = {"r": "TABLES", "S": "SEQUENCES", "f": "FUNCTIONS", "T": "TYPES"}
 """What one of a tenant's logins makes and the other may use, by pg_default_acl.defaclobjtype."""
 
-GROUP = "flowstone_tenant"
-
 _UNDO = {
     "SUPERUSER": "NOSUPERUSER",
     "CREATEROLE": "NOCREATEROLE",
@@ -41,8 +39,8 @@ def statements(change: Change, names: Mapping[Slot, str], schema: str | None) ->
     match change:
         case Strip(slot, attributes):
             return [f"ALTER ROLE {identifier(names[slot])} {_UNDO[one]}" for one in attributes]
-        case Join(slot):
-            return [f"GRANT {identifier(GROUP)} TO {identifier(names[slot])}"]
+        case Join(slot, group):
+            return [f"GRANT {identifier(group)} TO {identifier(names[slot])}"]
         case Leave(slot, group):
             return [f"REVOKE {identifier(group)} FROM {identifier(names[slot])}"]
         case Expel(slot, member):

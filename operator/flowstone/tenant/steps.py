@@ -53,9 +53,10 @@ class Strip:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """Make a login a member of the tenants' group."""
+    """Make a login a member of its group."""
 
     slot: Slot
+    group: str
 
 
 @dataclass(frozen=True, slots=True)

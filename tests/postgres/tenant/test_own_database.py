@@ -78,8 +78,8 @@ async def test_nobody_else_is_let_in(world: World) -> None:
     login = world.secret()["PGUSER"]
     of_logins = [(f"{own(world)}_{slot}", right) for slot in "ab" for right in ("CONNECT", "TEMPORARY")]
     assert world.admin(grants, own(world)) == [("flowstone_operator", "CONNECT"), *of_logins]
-    groups = "SELECT count(*) FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.member WHERE r.rolname = %s"
-    assert world.admin(groups, login) == [(0,)]
+    groups = "SELECT m.roleid::regrole::text FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.member WHERE rolname = %s"
+    assert world.admin(groups, login) == [("flowstone_apart",)]
     world.admin(f"REVOKE CONNECT ON DATABASE {world.place.name} FROM PUBLIC")
     with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
         psycopg.connect(world.secret()["uri"], dbname=world.place.name)

@@ -13,7 +13,7 @@ from flowstone.api.tenant import TenantStatus
 from flowstone.errors import InvalidSpec, LedgerRefused
 from flowstone.tenant.changes import Decision, Problem, decide
 from flowstone.tenant.credentials import LAG, settings
-from flowstone.tenant.desired import Desired, parse_tenant
+from flowstone.tenant.desired import GROUP, Desired, parse_tenant
 from flowstone.tenant.observed import Login, Observed, OwnDatabase, Registration, Secret, Slot
 from flowstone.tenant.own_database import Names, close, found_inside, found_outside, furnish, make_database
 from flowstone.tenant.statements import identifier, literal, statements
@@ -268,15 +268,18 @@ def test_what_needs_people_changes_nothing(found: Observed, spec: dict[str, Any]
     assert decision.changes == ()
 
 
+APART_ONLY = frozenset({"flowstone_apart"})
+
+
 def apart(**changes: Any) -> Observed:
     """Return a tenant with a database of its own that is as it should be."""
-    logins: dict[Slot, Login] = {"a": login("a", groups=frozenset()), "b": login("b", groups=frozenset())}
+    logins: dict[Slot, Login] = {slot: login(slot, groups=APART_ONLY) for slot in ("a", "b")}
     made = row(isolation="Database", database_made_at=NOW)
     return observed(**{"registration": made, "logins": logins, "database": OwnDatabase(exists=True), **changes})
 
 
 def test_nothing_is_done_about_a_database_as_it_should_be() -> None:
-    """Its logins are in no group: they have no business in the ledger."""
+    """Its logins are in a group that has no right in the ledger."""
     assert decided(apart(), isolation="Database") == Decision()
 
 
@@ -299,8 +302,14 @@ def test_a_database_is_made_before_credentials_lead_there() -> None:
     ("found", "repairs", "drifts"),
     [
         (apart(database=OwnDatabase(exists=True, open=("too much: CONNECT TO PUBLIC",))), [RestoreDatabase], 1),
-        (apart(logins={"a": login("a", groups=frozenset())}), [MakeLogin, Configure, RestoreDatabase], 0),
-        (apart(logins={"a": login("a"), "b": login("b", groups=frozenset())}), [Leave], 1),
+        (apart(logins={"a": login("a", groups=APART_ONLY)}), [MakeLogin, Configure, RestoreDatabase], 0),
+        (
+            apart(
+                logins={"a": login("a", groups=APART_ONLY | {"flowstone_tenant"}), "b": login("b", groups=APART_ONLY)}
+            ),
+            [Leave],
+            1,
+        ),
     ],
     ids=["open", "login gone", "in the group"],
 )
@@ -390,7 +399,7 @@ def test_a_return_joins_the_group_again_with_fresh_credentials() -> None:
     assert isinstance(decision.changes[0], Record)
     assert decision.changes[0].values["state"] == "active"
     assert decision.changes[0].values["resource_uid"] == "u1"
-    assert decision.changes[1:] == (Join("a"), Join("b"), Issue("b", standby=True))
+    assert decision.changes[1:] == (Join("a", GROUP), Join("b", GROUP), Issue("b", standby=True))
     assert decision.drift == ()
 
 
@@ -408,7 +417,7 @@ def test_names_and_texts_are_checked_before_they_are_quoted() -> None:
 def test_statements_name_the_login_and_the_group() -> None:
     """A few of the steps as SQL."""
     names: dict[Slot, str] = {"a": A, "b": B}
-    assert statements(Join("b"), names, None) == ['GRANT "flowstone_tenant" TO "tn_x_b"']
+    assert statements(Join("b", GROUP), names, None) == ['GRANT "flowstone_tenant" TO "tn_x_b"']
     assert statements(Lock("a"), names, None) == ['ALTER ROLE "tn_x_a" NOLOGIN PASSWORD NULL']
     assert statements(Configure("a", 5, ("search_path=tn_x, pg_temp",)), names, None) == [
         'ALTER ROLE "tn_x_a" CONNECTION LIMIT 5',
