@@ -12,7 +12,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -77,12 +77,12 @@ def _major(folder: Path) -> int:
 
 
 @contextmanager
-def local(major: int) -> Iterator[Server]:
-    """A server of this machine's programs in a folder of its own, gone afterwards."""
+def local(major: int, **settings: str) -> Iterator[Server]:
+    """A server of this machine's programs in a folder of its own, gone afterwards; `settings` come on top of ours."""
     folder = Path(tempfile.mkdtemp(prefix="flowstone-pg-", dir=_short_folder()))
     try:
         cluster = Cluster(_reachable(installed()[major], folder), folder)
-        cluster.initialize()
+        cluster.initialize(settings)
         cluster.start()
         try:
             yield cluster.server(f"local-{major}")
@@ -121,7 +121,7 @@ class Cluster:
         self._account = _account()
         self.port = free_port()
 
-    def initialize(self) -> None:
+    def initialize(self, settings: Mapping[str, str] | None = None) -> None:
         """Make the data folder."""
         secret = self._folder / "password"
         secret.write_text(INSTALLER_PASSWORD)
@@ -132,7 +132,7 @@ class Cluster:
         self._run(
             "initdb", "-D", data, "-U", "postgres", "-A", "scram-sha-256", f"--pwfile={secret}", "-N", "-E", "UTF8"
         )
-        lines = [f"{name} = '{value}'" for name, value in SETTINGS.items()]
+        lines = [f"{name} = '{value}'" for name, value in {**SETTINGS, **(settings or {})}.items()]
         lines += ["listen_addresses = '127.0.0.1'", f"unix_socket_directories = '{self._folder}'"]
         with (data / "postgresql.conf").open("a") as file:
             file.write("\n".join(lines) + "\n")

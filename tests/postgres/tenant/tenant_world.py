@@ -34,9 +34,9 @@ ACME = custom("tenants", None, "acme")
 
 
 @contextmanager
-def plain_server(major: int) -> Iterator[Server]:
+def plain_server(major: int, **settings: str) -> Iterator[Server]:
     """A server on which the operator has CREATEROLE and CREATEDB, and no BYPASSRLS."""
-    with local(major) as server:
+    with local(major, **settings) as server:
         prepare(server)
         with server.connect() as connection:
             connection.execute("ALTER ROLE flowstone_operator NOBYPASSRLS")
