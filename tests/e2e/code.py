@@ -37,6 +37,11 @@ def foreign(partition: Any) -> None:
         raise ValueError(f"sees {rows}")
 
 
+def kept(partition: Any) -> None:
+    """Write the key through the handed connection, without a word about where that leads."""
+    partition.connection.execute("INSERT INTO result VALUES (%s)", [partition.text])
+
+
 def made(partition: Any) -> None:
     """Write a row through the handed connection, in no hurry."""
     time.sleep(float(os.environ["SECONDS_EACH"]))

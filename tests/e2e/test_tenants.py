@@ -87,6 +87,30 @@ def test_each_tenant_computes_and_sees_its_own_rows(
         assert as_tenant(operator, credentials(namespace, name), query) == name
 
 
+def test_a_tenant_with_a_database_of_its_own_works_there_alone(
+    namespace: Kubectl, operator: Kubectl, image: str, names: tuple[str, str], psql: Psql
+) -> None:
+    """Its rows are in its database once each and nowhere else, the counts are right, and its login knows no other."""
+    name, _ = names
+    namespace.apply(tenant(name, namespace.namespace, isolation="Database"))
+    ready(operator, name)
+    login = credentials(namespace, name)
+    assert as_tenant(operator, login, "CREATE TABLE result (partition text)") == "CREATE TABLE"
+    days = {"day": {"from": "2025-01-01", "through": "2025-01-10"}}
+    namespace.apply(
+        asset("own", DAY, work(image, "kept")),
+        backfill("b", "own", tenant=name, partitions=days, batchSize=4, retry={"limit": 0}),
+    )
+    status = finished(namespace, "b")
+    assert (status["phase"], status["counts"]["succeeded"]) == ("Succeeded", 10), status["failures"]
+    assert status["delivery"] == "ExactlyOnce"
+    keys = [f"2025-01-{day:02}" for day in range(1, 11)]
+    assert as_tenant(operator, login, "SELECT partition FROM result ORDER BY 1").split() == keys
+    assert psql("SELECT count(*) FROM pg_class WHERE relname = 'result'") == [["0"]]
+    [[ledger]] = psql("SELECT current_database()")
+    assert "permission denied for database" in as_tenant(operator, {**login, "PGDATABASE": ledger}, "SELECT 1")
+
+
 def test_a_tier_that_is_too_low_starts_no_job(
     namespace: Kubectl, operator: Kubectl, image: str, names: tuple[str, str]
 ) -> None:
