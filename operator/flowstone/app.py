@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import kopf
 
@@ -47,6 +47,7 @@ from flowstone.kube.client import Kube
 from flowstone.kube.paths import core, custom
 from flowstone.settings import OperatorSettings
 from flowstone.telemetry import Health, Logger, Metrics, configure_logging
+from flowstone.tenant.changes import Ending
 from flowstone.tenant.reconcile import TenantEnvironment, TenantReconciler
 from flowstone.tenant.signing import ContextKeys
 from flowstone.tenant.verdicts import Verdicts
@@ -175,6 +176,7 @@ class Operator:
         database = self._ledger.database
         logins = Logins(database)
         databases = OwnDatabases(database, self._settings.database_url)
+        exports = self._settings.tenant_export_folder
         proof = IsolationProof(
             database,
             self._settings.database_url,
@@ -188,7 +190,8 @@ class Operator:
             ledger=self._ledger,
             catalogue=TenantCatalogue(database, self._cluster),
             steps=TenantSteps(database, logins, databases, self._cluster),
-            purge=TenantPurge(database, logins, databases, self._cluster),
+            purge=TenantPurge(database, logins, databases, self._cluster, exports),
+            ending=Ending(timedelta(days=self._settings.tenant_retention_days), exports=exports is not None),
             databases=databases,
             cluster=self._cluster,
             owner=self._owner,

@@ -13,6 +13,7 @@
     │   ├── TenantRefused                a guard, or the tenant's own limits, said no
     │   ├── TenantUnknown                no tenant of that id is registered
     │   └── UnsafeLogin                  the login would see past row level security
+    ├── ExportFailed                     a tenant's rows cannot be written to a file, or read back      retry
     ├── LedgerError
     │   ├── LedgerUnavailable            Postgres does not answer                       retry
     │   │   └── DatabaseUnavailable      a tenant's own database does not, the ledger does   retry
@@ -98,6 +99,12 @@ class TenantUnknown(TenantError):
 
 class UnsafeLogin(TenantError):
     """Raised when a login bypasses row level security; do not retry, use a plain login."""
+
+
+class ExportFailed(FlowStoneError):
+    """Raised when a tenant's export cannot be written or read; retry once the folder is as it should be."""
+
+    retry = True
 
 
 class LedgerError(FlowStoneError):

@@ -44,6 +44,12 @@ class OperatorSettings(BaseSettings):
     context_key_file: Path | None = None
     """File with the key that the proof of isolation signs contexts with; without it some attacks are left out."""
 
+    tenant_retention_days: int = Field(default=7, ge=0, le=3_650)
+    """Days that a tenant's rows are kept after its confirmed deletion; then they are gone for good."""
+
+    tenant_export_folder: Path | None = None
+    """Folder that the rows of such a tenant are written to, as a file that can be restored; unset means no file."""
+
     history_days: int = Field(default=90, ge=1)
     """Days that the rows of finished backfills are kept; what is materialized is remembered for ever."""
 

@@ -246,6 +246,8 @@ def test_values_reach_the_operator() -> None:
         "serviceAccounts": "{default,etl}",
         "watchNamespaces": "{red,blue}",
         "historyDays": "5",
+        "tenants.deletion.retentionDays": "30",
+        "tenants.deletion.exportClaim": "exports",
         "postgres.workerHost": "pooler",
         "postgres.workerPort": "6432",
         "postgres.workerDatabase": "flow",
@@ -263,12 +265,25 @@ def test_values_reach_the_operator() -> None:
         "FLOWSTONE_WATCH_NAMESPACES": "red,blue",
         "FLOWSTONE_HISTORY_DAYS": "5",
         "FLOWSTONE_CONTEXT_KEY_FILE": "/run/flowstone/context.key",
+        "FLOWSTONE_TENANT_RETENTION_DAYS": "30",
+        "FLOWSTONE_TENANT_EXPORT_FOLDER": "/var/lib/flowstone/exports",
         "FLOWSTONE_HEALTH_PORT": "8080",
         "FLOWSTONE_WORKER_PGHOST": "pooler",
         "FLOWSTONE_WORKER_PGPORT": "6432",
         "FLOWSTONE_WORKER_PGDATABASE": "flow",
         "FLOWSTONE_WORKER_PGSSLMODE": "verify-full",
     }
+
+
+def test_exports_lie_in_a_claim() -> None:
+    """The claim is mounted where the operator writes, for the image's user; without one there is neither."""
+    pod = pod_of(render(EMBEDDED | {"tenants.deletion.exportClaim": "files"}))
+    assert {"name": "exports", "persistentVolumeClaim": {"claimName": "files"}} in pod["volumes"]
+    assert {"name": "exports", "mountPath": "/var/lib/flowstone/exports"} in pod["containers"][0]["volumeMounts"]
+    assert pod["securityContext"]["fsGroup"] == 65532
+    bare = pod_of(render(EMBEDDED))
+    assert "exports" not in json.dumps(bare).lower()
+    assert "fsGroup" not in bare["securityContext"]
 
 
 def test_selecting_flowstone_does_not_hit_postgres() -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, StrictInt
 
-from flowstone.api.base import Model, StatusModel
+from flowstone.api.base import Instant, Model, StatusModel
 from flowstone.api.conditions import Conditions
 from flowstone.api.rules import frozen, kept, validations
 from flowstone.api.text import Identifier
@@ -74,6 +74,22 @@ class TenantSpec(Model):
     """The tenant's id once more, so that rows are never deleted by a slip."""
 
 
+class TenantExport(StatusModel):
+    """What became of the rows of a tenant whose deletion is confirmed."""
+
+    file: Annotated[str, Field(max_length=253)] | None = None
+    """The file with all of its rows, in the folder for exports; unset when there is none."""
+
+    not_exported: Annotated[str, Field(max_length=253)] | None = None
+    """Why there is no file."""
+
+    digest: Annotated[str, Field(max_length=71)] = ""
+    """SHA-256 of the file; without one, of the rows, as evidence of what is deleted."""
+
+    retain_until: Instant | None = None
+    """When the rows are deleted from the database."""
+
+
 class TenantStatus(StatusModel):
     """What the operator last saw of the tenant."""
 
@@ -82,3 +98,6 @@ class TenantStatus(StatusModel):
 
     conditions: Conditions = ()
     """Ready, Reconciling, Stalled, Hardened, IsolationVerified and CredentialDrift."""
+
+    export: TenantExport | None = None
+    """What became of the rows, once the deletion of the Tenant is confirmed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -111,10 +112,31 @@ def rotate(name: TenantName, context: Context = None, kubeconfig: Kubeconfig = N
     console().print(f"tenant.flowstone.dev/{name}: fresh credentials are asked for; its Secrets change in a moment")
 
 
+def restore(
+    file: Annotated[Path, typer.Argument(help="An export that the operator wrote.", show_default=False)],
+    tenant: Annotated[str, typer.Option(help="Id of the tenant to restore it under.", show_default=False)],
+    database_url: Url = "",
+) -> None:
+    """Bring the rows of a deleted tenant back from its export, all or none. Needs a superuser.
+
+    Apply a Tenant first: with the old id in another database, with a new one where the old one was purged.
+    """
+    from flowstone.db.tenant_export import digest_of  # imported late: drivers are slow to load
+    from flowstone.db.tenant_restore import restore as bring_back
+
+    typer.echo(f"sha256:{digest_of(file)}")
+    restored = bring_back(database_url, file, tenant)
+    for table, rows in restored.rows.items():
+        typer.echo(f"{table}: {rows} rows")
+    if restored.left:
+        typer.echo(f"left in the file: {', '.join(restored.left)}")
+
+
 def commands() -> typer.Typer:
     """The group of commands."""
     group = typer.Typer(name="tenant", help="Keep organisations apart, and prove it.", no_args_is_help=True)
     group.command()(verify)
     group.command("list")(list_all)
     group.command()(rotate)
+    group.command()(restore)
     return group

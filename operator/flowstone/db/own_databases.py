@@ -7,7 +7,7 @@ statement, and is done again from its beginning.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from flowstone.db.connection import DEADLINE_SECONDS, LONG_SECONDS, Database, Transaction, lone
+from flowstone.db.tenant_export import Source
 from flowstone.errors import DatabaseUnavailable, LedgerRefused, LedgerUnavailable
 from flowstone.tenant import own_database
 from flowstone.tenant.observed import OwnDatabase
@@ -104,6 +105,15 @@ class OwnDatabases:
             for schema, table, owner in tx.rows(_OWNED_TABLES):
                 whole.update(f"{schema}.{table}:{_sum_of(tx, schema, table, owner):064x}\n".encode())
         return whole.hexdigest()
+
+    def export(self, names: Names, add: Callable[[Transaction, Source], None]) -> None:
+        """Hand out all tables of the database, whoever owns them, as of one moment."""
+        if not self._exists(names.database):
+            return
+        with self.inside(names.database, LONG_SECONDS) as tx:
+            tx.run("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            for schema, table, owner in tx.rows(_OWNED_TABLES):
+                add(tx, Source("own", schema, table, owner=owner))
 
     @contextmanager
     def inside(self, name: str, seconds: float = DEADLINE_SECONDS) -> Iterator[Transaction]:

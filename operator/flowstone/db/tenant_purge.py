@@ -1,4 +1,4 @@
-"""Deletes a tenant's rows for good, and digests them before as evidence of what was deleted.
+"""Deletes a tenant's rows for good; before, it writes them into a file, or digests them where there is no place for it.
 
 What belongs to a tenant is found in the catalogue: the ledger's tables by scope, every table whose policies are a
 tenant table's by `tenant_id`, and the tenant's own schema or database.
@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
 
 from psycopg import sql
 
 from flowstone.db.connection import LONG_SECONDS, Database, Transaction
 from flowstone.db.logins import Logins
 from flowstone.db.own_databases import OwnDatabases
+from flowstone.db.tenant_export import Source, archive, digest_of
 from flowstone.errors import LedgerRefused
 from flowstone.tenant.desired import APART, Desired
 from flowstone.tenant.observed import Observed, Registration
@@ -39,6 +42,12 @@ _TENANT_TABLES = """
 """In a schema of its own a tenant can make a table that looks like one; its triggers and casts would run as us."""
 
 
+_SCHEMA_TABLES = """
+    SELECT c.relname, pg_catalog.pg_get_userbyid(c.relowner)::text FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %(base)s AND c.relkind = 'r' ORDER BY 1
+"""
+"""What a tenant made in a schema of its own."""
+
 Rows = tuple[sql.Identifier, sql.Identifier, sql.Literal]
 """A table, and the column and value that say which of its rows."""
 
@@ -48,39 +57,81 @@ class TenantPurge:
 
     Args:
         database: The ledger's, as in `ledger.database`.
+        exports: Folder for the files with tenants' rows; without one their rows are only digested.
     """
 
-    def __init__(self, database: Database, logins: Logins, databases: OwnDatabases, cluster: str) -> None:
+    def __init__(
+        self,
+        database: Database,
+        logins: Logins,
+        databases: OwnDatabases,
+        cluster: str,
+        exports: Path | None = None,
+    ) -> None:
         self._database = database
         self._logins = logins
         self._databases = databases
         self._cluster = cluster
+        self._exports = exports
 
     def apply(self, change: Export | Purge, desired: Desired, observed: Observed) -> None:
-        """Digest, or delete.
+        """Export, or digest where there is no place for exports; or delete.
 
         Raises:
+            ExportFailed: The file cannot be written.
             LedgerRefused: The operator may not delete from a table; the message names it.
         """
         if isinstance(change, Export):
-            self._export(desired, change, observed.registration)
+            row = observed.registration
+            text = self._digest(desired, row) if self._exports is None else self._stored(desired, row, self._exports)
+            with self._database.transaction() as tx:
+                values = {"digest": text, "until": change.retain_until}
+                self._note(tx, desired, "export_digest = %(digest)s, retain_until = %(until)s", values)
         else:
             self._purge(desired, observed)
 
-    def _export(self, desired: Desired, change: Export, row: Registration | None) -> None:
+    def _stored(self, desired: Desired, row: Registration | None, folder: Path) -> str:
+        """Write all rows into a file; what a tenant can change no more may take its time."""
+        base = row.role_base if row is not None and row.role_base else "none"
+        name = f"{desired.tenant_id}-{base}.zip"
+        about = {
+            "cluster": self._cluster,
+            "tenant": desired.tenant_id,
+            "isolation": row.isolation if row is not None else desired.isolation,
+            "schema": base,
+            "at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
         own = _own_database(row)
-        evidence = self._databases.digest(own) if own else ""
+        with archive(folder, name, about) as made:
+            with self._database.transaction(LONG_SECONDS) as tx:
+                tx.run("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                for source in self._sources(tx, desired, base):
+                    made.add(tx, source)
+            if own is not None:
+                self._databases.export(own, made.add)
+        return f"{name}:{digest_of(folder / name)}"
+
+    def _sources(self, tx: Transaction, desired: Desired, base: str) -> Iterator[Source]:
+        for name in LEDGER:
+            yield Source("ledger", "flowstone", name, "scope", desired.scope)
+        for schema, name in tx.rows(_TENANT_TABLES):
+            yield Source("tenant", schema, name, "tenant_id", desired.tenant_id)
+        for name, owner in tx.rows(_SCHEMA_TABLES, {"base": base}):
+            yield Source("own", base, name, owner=owner)
+
+    def _digest(self, desired: Desired, row: Registration | None) -> str:
+        """Digest all rows, as evidence of what is deleted."""
+        own = _own_database(row)
+        digest = hashlib.sha256((self._databases.digest(own) if own else "").encode())
         with self._database.transaction(LONG_SECONDS) as tx:
             tx.allow(LONG_SECONDS)
-            digest = hashlib.sha256(evidence.encode())
             for table, column, value in self._tables(tx, desired):
                 digest.update(f"{table.as_string()}\n".encode())
                 query = sql.SQL("COPY (SELECT t::text FROM {} t WHERE {} = {} ORDER BY 1) TO STDOUT")
                 with tx.connection.cursor().copy(query.format(table, column, value)) as copy:
                     for part in copy:
                         digest.update(part)
-            values = {"digest": digest.hexdigest(), "until": change.retain_until}
-            self._note(tx, desired, "export_digest = %(digest)s, retain_until = %(until)s", values)
+        return digest.hexdigest()
 
     def _purge(self, desired: Desired, observed: Observed) -> None:
         row = observed.registration

@@ -21,7 +21,7 @@ from typing import Any
 
 from flowstone.tenant.credentials import credentials, settings
 from flowstone.tenant.desired import APART, APART_GROUP, GROUP, Desired
-from flowstone.tenant.observed import Login, Observed, Registration, Slot
+from flowstone.tenant.observed import NOT_EXPORTED, Exported, Login, Observed, Registration, Slot
 from flowstone.tenant.steps import (
     Change,
     Configure,
@@ -48,8 +48,18 @@ from flowstone.tenant.steps import (
 OPERATOR = "flowstone_operator"
 """The only member a tenant's login may have: who ends its sessions must be one."""
 
-RETENTION = timedelta(days=7)
-"""A tenant's rows are kept so long after its confirmed deletion."""
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How tenants end.
+
+    Attributes:
+        retention: How long a tenant's rows are kept after its confirmed deletion.
+        exports: There is a place for the file with its rows.
+    """
+
+    retention: timedelta = timedelta(days=7)
+    exports: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +78,7 @@ class Decision:
         drift: What somebody changed by hand, in words without values.
         waits: Why something that is due is not done yet; empty when nothing is.
         missing: Namespaces that are not there.
+        ending: What is known of the end of a tenant whose rows are to go.
         over: The resource may go.
     """
 
@@ -76,21 +87,23 @@ class Decision:
     problem: Problem | None = None
     waits: str = ""
     missing: tuple[str, ...] = ()
+    ending: Exported | None = None
     over: bool = False
 
 
-def decide(desired: Desired, observed: Observed, *, spec_changed: bool) -> Decision:
+def decide(desired: Desired, observed: Observed, *, spec_changed: bool, ending: Ending | None = None) -> Decision:
     """Decide what moves a tenant towards what is wanted.
 
     Args:
         desired: What the resource asks for.
         observed: What there is.
         spec_changed: The resource was edited since it was last reconciled, so a difference may be ours to make.
+        ending: How tenants end in this installation; as `Ending` has it when left out.
     """
     if desired.abandoned:
         return Decision(over=True)
     if desired.existence != "present":
-        return _end(desired, observed)
+        return _end(desired, observed, ending or Ending())
     problem = _problem(desired, observed)
     if problem is not None:
         return Decision(problem=problem)
@@ -237,7 +250,7 @@ def _repair(desired: Desired, row: Registration | None, login: Login) -> tuple[l
 # -- a tenant that is to end ------------------------------------------------------------------------------------------
 
 
-def _end(desired: Desired, observed: Observed) -> Decision:
+def _end(desired: Desired, observed: Observed, ending: Ending) -> Decision:
     """Stop its logins and keep its rows; with a confirmed deletion, delete them too, later."""
     row = observed.registration
     if row is None or row.state == "purged" or (row.resource_uid not in (None, desired.uid) and observed.owner_lives):
@@ -247,11 +260,19 @@ def _end(desired: Desired, observed: Observed) -> Decision:
         return Decision(tuple(stops))
     if desired.existence == "suspended":
         return Decision(over=True)
-    if row.export_digest is None or row.retain_until is None:
-        return Decision((Export(observed.now + RETENTION),))
-    if observed.now < row.retain_until:
-        return Decision(waits=f"suspended; its rows are kept until {row.retain_until:%Y-%m-%dT%H:%M:%SZ}")
-    return Decision((Purge(),))
+    exported = row.exported
+    if exported is None:
+        return Decision((Export(observed.now + ending.retention),))
+    if ending.exports and not exported.file:  # the place for it came later
+        return Decision((Export(exported.retain_until),), ending=exported)
+    if observed.now < exported.retain_until:
+        return Decision(waits=_kept(exported), ending=exported)
+    return Decision((Purge(),), ending=exported)
+
+
+def _kept(exported: Exported) -> str:
+    where = f"exported to {exported.file}" if exported.file else NOT_EXPORTED
+    return f"suspended; its rows are kept until {exported.retain_until:%Y-%m-%dT%H:%M:%SZ}; {where}"
 
 
 def _suspend(desired: Desired, observed: Observed, row: Registration) -> Iterator[Change]:

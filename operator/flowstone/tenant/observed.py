@@ -14,6 +14,29 @@ OTHER: Mapping[Slot, Slot] = {"a": "b", "b": "a"}
 """The other one of a tenant's two logins."""
 
 
+NOT_EXPORTED = "not exported: no place for exports is configured (chart value tenants.deletion.exportClaim)"
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What became of the rows of a tenant that is to end.
+
+    Attributes:
+        digest: SHA-256 of the file; without one, of the rows, as evidence of what was deleted.
+        file: Its name in the folder for exports; empty when there is none.
+        retain_until: When the rows may be deleted.
+    """
+
+    digest: str
+    file: str
+    retain_until: datetime
+
+    @property
+    def noted(self) -> str:
+        """The registry's text for file and digest."""
+        return f"{self.file}:{self.digest}" if self.file else self.digest
+
+
 @dataclass(frozen=True, slots=True)
 class Registration:
     """The tenant's row in the registry.
@@ -47,6 +70,14 @@ class Registration:
     export_digest: str | None
     purged_at: datetime | None
     database_made_at: datetime | None = None
+
+    @property
+    def exported(self) -> Exported | None:
+        """What became of its rows, once that is decided."""
+        if self.export_digest is None or self.retain_until is None:
+            return None
+        file, _, digest = self.export_digest.rpartition(":")
+        return Exported(digest, file, self.retain_until)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from flowstone.db.tenant_catalogue import TenantCatalogue, View
 from flowstone.db.tenant_purge import TenantPurge
 from flowstone.db.tenant_steps import TenantSteps
 from flowstone.errors import (
+    ExportFailed,
     FlowStoneError,
     InvalidSpec,
     KubernetesRefused,
@@ -37,7 +38,7 @@ from flowstone.kube.paths import API_VERSION, core, custom
 from flowstone.kube.status import apply_status
 from flowstone.telemetry import Logger
 from flowstone.tenant import status
-from flowstone.tenant.changes import Decision, Problem, decide
+from flowstone.tenant.changes import Decision, Ending, Problem, decide
 from flowstone.tenant.desired import APART, FINALIZER, Desired, parse_tenant
 from flowstone.tenant.observed import Observed, OwnDatabase, Registration, Secret
 from flowstone.tenant.own_database import Names
@@ -86,6 +87,7 @@ class TenantEnvironment:
         login_conninfo: Where the operator itself reaches Postgres; a tenant's login is tried there.
         endpoint: Where pods reach Postgres.
         verdicts: Returns the present findings about hardening and isolation.
+        ending: How tenants end in this installation; as `Ending` has it when left out.
         owner: This replica, as the owner of leases.
         resync: Seconds until a tenant is looked at again though nothing happened.
     """
@@ -104,6 +106,7 @@ class TenantEnvironment:
     new_password: Callable[[], str]
     now: Callable[[], datetime]
     log: Logger
+    ending: Ending | None = None
     resync: float = 60.0
     lease_seconds: float = 15.0
 
@@ -158,7 +161,7 @@ class _Reconcile:
             return SOON
         try:
             decision = await self._advance(desired)
-        except (LedgerError, TenantRefused, KubernetesRefused, KubernetesUnavailable) as error:
+        except (ExportFailed, LedgerError, TenantRefused, KubernetesRefused, KubernetesUnavailable) as error:
             return await self._failed(error)
         if decision.over:
             await self._let_go()
@@ -183,7 +186,7 @@ class _Reconcile:
         decision = Decision(over=True)
         for _ in range(ROUNDS):
             observed = await self._look(desired)
-            decision = decide(desired, observed, spec_changed=self._spec_changed(desired))
+            decision = decide(desired, observed, spec_changed=self._spec_changed(desired), ending=self._env.ending)
             self._drift += decision.drift
             untried = [change for change in decision.changes if change not in self._tried]
             if not untried:

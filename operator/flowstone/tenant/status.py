@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from flowstone.tenant.changes import Decision
-from flowstone.tenant.observed import OwnDatabase
+from flowstone.tenant.observed import NOT_EXPORTED, Exported, OwnDatabase
 
 Json = Mapping[str, Any]
 Truth = Literal["True", "False", "Unknown"]
@@ -71,7 +71,17 @@ def compose(outcome: Outcome, generation: int, previous: Json, now: datetime) ->
     return {
         "observedGeneration": generation,
         "conditions": [_condition(kind, verdict, generation, before.get(kind) or {}, now) for kind, verdict in found],
+        **_export(outcome.decision.ending),
     }
+
+
+def _export(ending: Exported | None) -> dict[str, Any]:
+    """Return what became of the rows of a tenant that is to end."""
+    if ending is None:
+        return {}
+    until = ending.retain_until.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    where = {"file": ending.file} if ending.file else {"notExported": NOT_EXPORTED}
+    return {"export": {**where, "digest": f"sha256:{ending.digest}", "retainUntil": until}}
 
 
 def _conditions(outcome: Outcome) -> Iterator[tuple[str, Verdict]]:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -23,6 +24,7 @@ from flowstone.db.tenant_catalogue import TenantCatalogue
 from flowstone.db.tenant_purge import TenantPurge
 from flowstone.db.tenant_steps import TenantSteps
 from flowstone.kube.paths import core, custom
+from flowstone.tenant.changes import Ending
 from flowstone.tenant.reconcile import TenantEnvironment, TenantReconciler
 from flowstone.tenant.verdicts import Verdicts
 from tests.postgres.conftest import Place, copied, prepare
@@ -103,7 +105,9 @@ class World:
 
 
 @asynccontextmanager
-async def inhabited(home: Place, **spec: Any) -> AsyncIterator[World]:
+async def inhabited(
+    home: Place, *, exports: Path | None = None, ending: Ending | None = None, **spec: Any
+) -> AsyncIterator[World]:
     """A cluster with three namespaces, and a Tenant `acme` in two of them that is provisioned."""
     kube = MemoryKube()
     for namespace in ("one", "two", "three"):
@@ -122,7 +126,8 @@ async def inhabited(home: Place, **spec: Any) -> AsyncIterator[World]:
             ledger=ledger,
             catalogue=TenantCatalogue(ledger.database, CLUSTER),
             steps=TenantSteps(ledger.database, logins, databases, CLUSTER),
-            purge=TenantPurge(ledger.database, logins, databases, CLUSTER),
+            purge=TenantPurge(ledger.database, logins, databases, CLUSTER, exports),
+            ending=ending or Ending(exports=exports is not None),
             databases=databases,
             cluster=CLUSTER,
             owner="test",
