@@ -125,7 +125,6 @@ def test_without_the_key_signed_attacks_are_named_as_not_tried(field: Proving) -
     message = field.proof(keys=None)().message
     assert f"{len(ATTACKS) - len(report.skipped)} attacks; {len(report.skipped)} not tried for want of" in message
 
-
     assert field.proof()().message.endswith(f"checks with {len(ATTACKS)} attacks")  # who has the key tries them at once
 
 
