@@ -169,6 +169,15 @@ MEASURES: tuple[Measure, ...] = (
         optional=True,
     ),
     Measure(
+        "the operator may not make databases",
+        ("ALTER ROLE flowstone_operator CREATEDB",),
+        """
+        SELECT 'CREATEDB' FROM pg_catalog.pg_roles r
+        WHERE r.rolname = 'flowstone_operator' AND NOT (r.rolcreatedb OR r.rolsuper)
+        """,
+        optional=True,
+    ),
+    Measure(
         "the operator may not make schemas",
         ("GRANT CREATE ON DATABASE {database} TO flowstone_operator",),
         """

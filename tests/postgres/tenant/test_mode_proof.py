@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import psycopg
 import pytest
 
 from flowstone.db.catalogue_linter import lint
 from flowstone.db.logins import Logins
 from flowstone.db.mode_proof import ModeProof
 from flowstone.db.own_databases import OwnDatabases
+from flowstone.db.passwords import scram_verifier
+from flowstone.db.tenant_catalogue import TenantCatalogue
 from flowstone.db.tenant_steps import random_stem
 from flowstone.tenant.attack import DATABASE
 from flowstone.tenant.attacks_modes import OWN_DATABASE, SCHEMA
@@ -199,6 +202,18 @@ def test_attacks_find_what_they_are_for(modes: Modes) -> None:
     )
     attacks = {one for one in modes.open() if one.startswith("attack")}
     assert attacks == {"attack database/connects to the ledger's: connected", "attack schema/makes another: done"}
+
+
+def test_sessions_of_its_logins_are_seen_and_ended(modes: Modes) -> None:
+    """After bootstrap too, where PUBLIC may no longer call what ends sessions, and from the ledger's database."""
+    logins, name = Logins(modes.field.ledger.database), f"{modes.own}_a"
+    logins.set_password(name, scram_verifier("big-secret-0815"))
+    with psycopg.connect(modes.field.place.server.conninfo(modes.own, name, "big-secret-0815")) as session:
+        view = TenantCatalogue(modes.field.ledger.database, CLUSTER).view("big", "t/c1/big", statement_timeout=1)
+        assert view.logins["a"].sessions == 1
+        assert logins.end_sessions(name) == 1
+        with pytest.raises(psycopg.OperationalError):
+            session.execute("SELECT 1")
 
 
 def test_before_bootstrap_reaching_the_ledger_is_admitted(modes: Modes) -> None:
