@@ -46,8 +46,13 @@ def show_all(resources: Sequence[Json], output: Output) -> None:
     elif output is Output.TABLE:
         console().print(view.listing(resources, datetime.now(UTC)))
     else:
-        whole = {"apiVersion": "v1", "kind": "List", "items": list(resources)}
-        sys.stdout.write(_machine(whole, resources, output))
+        write_all(resources, output)
+
+
+def write_all(resources: Sequence[Json], output: Output) -> None:
+    """Print resources of any kind for a program; as JSON or YAML they are one List."""
+    whole = {"apiVersion": "v1", "kind": "List", "items": list(resources)}
+    sys.stdout.write(_machine(whole, resources, output))
 
 
 def _machine(whole: Json, resources: Sequence[Json], output: Output) -> str:
@@ -55,4 +60,4 @@ def _machine(whole: Json, resources: Sequence[Json], output: Output) -> str:
         return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
     if output is Output.YAML:
         return yaml.safe_dump(dict(whole), sort_keys=False, allow_unicode=True)
-    return "".join(f"backfill.flowstone.dev/{one['metadata']['name']}\n" for one in resources)
+    return "".join(f"{one['kind'].lower()}.flowstone.dev/{one['metadata']['name']}\n" for one in resources)

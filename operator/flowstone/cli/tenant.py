@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console, RenderableType
 from rich.console import Group as Lines
-from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from flowstone.cli.cluster import Cluster
 from flowstone.cli.exits import Exit, condition
-from flowstone.cli.options import Context, Kubeconfig
-from flowstone.cli.output import console
+from flowstone.cli.options import Context, Form, Kubeconfig
+from flowstone.cli.output import Output, console, write_all
 from flowstone.cli.service import ContextKeyFile, Url
 from flowstone.kube import paths
 from flowstone.tenant.desired import ROTATE
@@ -25,6 +25,9 @@ from flowstone.tenant.proof import Report
 Json = Mapping[str, Any]
 
 TenantName = Annotated[str, typer.Argument(help="metadata.name of the Tenant.", show_default=False)]
+
+WIDEST = 10_000
+"""Characters of a line; 64 namespaces fit."""
 
 PROOF_CLUSTER = "flowstone-verify"
 """Canaries of this command are its own, so that it never waits for the operator's."""
@@ -80,10 +83,22 @@ def _summary(report: Report) -> RenderableType:
     return Text.assemble("\n", ("proven: ", "bold green"), f"{report.checks} checks. ", (suite, "dim"))
 
 
-def list_all(context: Context = None, kubeconfig: Kubeconfig = None) -> None:
+def list_all(output: Form = Output.TABLE, context: Context = None, kubeconfig: Kubeconfig = None) -> None:
     """List the cluster's Tenants and what is known of them."""
     found = Cluster.connect(kubeconfig, context=context).list(paths.custom("tenants", None))
-    console().print(listing(found) if found else Text("no Tenants here", style="dim"))
+    if output is not Output.TABLE:
+        write_all(found, output)
+    else:
+        show(found, console())
+
+
+def show(tenants: Sequence[Json], on: Console) -> None:
+    """Print one line per Tenant, as long as it must be: a name that is cut is none."""
+    if tenants:
+        on.width = WIDEST  # Rich would cut names, and a pipe has 80 columns
+        on.print(listing(tenants))
+    else:
+        on.print(Text("no Tenants here", style="dim"))
 
 
 def listing(tenants: Sequence[Json]) -> RenderableType:
