@@ -277,6 +277,23 @@ class TestLostAndHeld:
         assert story.states()["k00"] == "succeeded"
 
 
+class TestEdits:
+    def test_a_shorter_back_off_counts_for_those_who_wait(self, tell: Tell) -> None:
+        """Partitions that wait for an hour are tried again at once when the back-off is edited; nothing else is."""
+        story = tell(maxParallel=5, retry={"limit": 3, "backoffSeconds": 3600, "maxBackoffSeconds": 3600})
+        story.step()
+        for run in list(story.executor.going):
+            story.fail(run)
+        story.step()
+        assert (story.executor.going, story.progress.counts) == ([], Counts(total=10, queued=10))
+        due = story.ledger.next_due(story.uid)
+        story.step()
+        assert story.ledger.next_due(story.uid) == due
+        story.edit(retry={"limit": 3, "backoffSeconds": 0, "maxBackoffSeconds": 3600})
+        story.step()
+        assert len(story.executor.going) == 5
+
+
 class TestInVain:
     def test_rounds_in_vain_wait_longer_and_are_told(self, tell: Tell, place: Place) -> None:
         """Nobody is charged, nothing is handed out meanwhile, and any success or another template ends the waiting."""

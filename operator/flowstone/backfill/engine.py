@@ -279,7 +279,8 @@ class Engine:
         for scope, reason in admission.refused.items():
             while await in_thread(self._ledger.skip, self._uid, scope, reason):
                 await self._lease()
-        spec = self._spec
+        spec, retry = self._spec, self._spec.retry
+        await in_thread(self._ledger.hasten, self._uid, retry.backoff_seconds, retry.max_backoff_seconds)
         pace = None if spec.batch_size else await in_thread(self._ledger.pace, self._uid)
         size = await self._batch_size(pace)
         if size is None:

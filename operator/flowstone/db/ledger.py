@@ -148,6 +148,17 @@ class Ledger:
         with self.database.transaction() as tx:
             return steering.obey(tx, uid, orders)
 
+    def hasten(self, uid: str, first: float, longest: float) -> int:
+        """Shorten waits that an edited back-off would not make any more; returns how many, a chunk at a time.
+
+        Args:
+            uid: The backfill.
+            first: Seconds of the first wait; it doubles with each attempt.
+            longest: Seconds of the longest wait.
+        """
+        with self.database.transaction() as tx:
+            return steering.hasten(tx, uid, first, longest, settling.CHUNK_ROWS)
+
     def stop(self, uid: str, budget: str | None) -> None:
         """Write down that this failure budget stopped the backfill; None lifts the stop."""
         with self.database.transaction() as tx:

@@ -36,6 +36,24 @@ _RESUMED = """
     WHERE uid = %(uid)s
 """
 
+# No wait is ever longer than this where it begins, so a longer one is left from before an edit of the policy.
+_HASTEN = """
+    UPDATE flowstone.materialization AS m SET not_before = clock_timestamp() + w.most
+    FROM (
+        SELECT q.ctid AS place, b.most
+        FROM flowstone.materialization AS q
+        CROSS JOIN LATERAL (
+            SELECT make_interval(
+                secs => least(%(longest)s, %(first)s * power(2, least(greatest(q.attempts, 1) - 1, 30)))
+            ) AS most
+        ) AS b
+        WHERE q.backfill = %(uid)s AND q.state = 'queued' AND q.not_before IS NOT NULL
+          AND q.not_before > clock_timestamp() + b.most
+        LIMIT %(rows)s FOR UPDATE OF q SKIP LOCKED
+    ) AS w
+    WHERE m.ctid = w.place
+"""
+
 _STOP = """
     UPDATE flowstone.backfill SET stopped = %(budget)s
     WHERE uid = %(uid)s AND stopped IS DISTINCT FROM %(budget)s
@@ -79,6 +97,11 @@ def obey(tx: Transaction, uid: str, orders: Orders) -> BackfillRecord:
     if orders.resume not in (None, record.resumed):
         tx.run(_RESUMED, {"uid": uid, "token": orders.resume})
     return registry.lock(tx, uid)
+
+
+def hasten(tx: Transaction, uid: str, first: float, longest: float, rows: int) -> int:
+    """Shorten waits that are longer than the back-off allows now."""
+    return tx.run(_HASTEN, {"uid": uid, "first": float(first), "longest": float(longest), "rows": rows})
 
 
 def stop(tx: Transaction, uid: str, budget: str | None) -> None:

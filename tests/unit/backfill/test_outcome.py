@@ -127,6 +127,38 @@ def test_what_fails_altogether_is_not_split_to_the_end(together: int) -> None:
     assert found.changes[0].error == "exit code 9; the last 30 batches failed too, however small, and none succeeded"
 
 
+def report_until_death(killers: set[int], size: int, limit: int = 2) -> tuple[dict[int, str], int]:
+    """Let a worker that reports work off a batch and die of each killer; the end of each row, and how many Jobs."""
+    waiting = {number: (0, "") for number in range(size)}
+    ended: dict[int, str] = {}
+    jobs = 0
+    while waiting:
+        queue = [Candidate("s", str(number), str(number), mark) for number, (_, mark) in sorted(waiting.items())]
+        numbers = [int(one.partition) for one in group(queue, batches=1, size=size, slots={})[0].rows]
+        jobs += 1
+        dead = next((number for number in numbers if number in killers), None)
+        done = [number for number in numbers if dead is None or number < dead]
+        left = [row(str(number), attempts=waiting[number][0]) for number in numbers if number not in done]
+        ended |= dict.fromkeys(done, "succeeded")
+        run = Ended(succeeded=not left, exit_code=137 if left else 0)
+        for change in settle(batch(len(numbers)), left, run, rules(limit=limit)).changes:
+            if change.state == "queued":
+                waiting[int(change.partition)] = (change.attempts, change.reason or "")
+            else:
+                ended[int(change.partition)] = change.state
+        waiting = {number: value for number, value in waiting.items() if number not in ended}
+    return ended, jobs
+
+
+@pytest.mark.parametrize("killers", [{0}, {999}, {500}, {0, 1}, {0, 999}, {499, 500}, {998, 999}, {7, 300, 999}])
+def test_a_worker_that_reports_finds_its_killers(killers: set[int]) -> None:
+    """First, last or beside each other: all others succeed; each killer costs its attempts and one Job for the rest."""
+    ended, jobs = report_until_death(killers, 1000)
+    assert {number for number, state in ended.items() if state == "failed"} == killers
+    assert len(ended) == 1000
+    assert jobs - 1 <= len(killers) * (3 + 1)
+
+
 def test_a_worker_that_never_reached_the_ledger_charges_nobody() -> None:
     """It leaves an empty message and exit code 75; one that died over a partition is suspected as ever."""
     lost = Ended(succeeded=False, exit_code=75, positions=())
