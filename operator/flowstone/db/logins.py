@@ -175,11 +175,13 @@ def _create(tx: Transaction, name: str, group: str) -> None:
         sql.Identifier(name), sql.Literal(CONNECTION_LIMIT), sql.Identifier(group), sql.Identifier(OPERATOR)
     )
     tx.connection.execute(create)
+    tx.connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(name)))  # see statements._configure
     for setting, value in SETTINGS.items():
         assign = sql.SQL("ALTER ROLE {} SET {} = {}").format(
             sql.Identifier(name), sql.Identifier(setting), sql.Literal(value)
         )
         tx.connection.execute(assign)
+    tx.connection.execute("RESET ROLE")
 
 
 def _map(tx: Transaction, name: str, scope: str, slot: Slot, tenant_id: str | None) -> int:

@@ -56,13 +56,16 @@ def statements(change: Change, names: Mapping[Slot, str], schema: str | None) ->
 
 
 def _configure(role_name: str, change: Configure) -> list[str]:
+    """A role sets its own settings: for anybody else the server, from version 16 on, goes over all roles there are."""
     role = identifier(role_name)
     assignments = [one.split("=", 1) for one in change.settings]
     return [
         f"ALTER ROLE {role} CONNECTION LIMIT {int(change.connections)}",
+        f"SET LOCAL ROLE {role}",
         f"ALTER ROLE {role} RESET ALL",
         *(f"ALTER ROLE {role} IN DATABASE {identifier(name)} RESET ALL" for name in change.databases),
         *(f"ALTER ROLE {role} SET {identifier(name)} = {_value(name, value)}" for name, value in assignments),
+        "RESET ROLE",
     ]
 
 
