@@ -71,6 +71,12 @@ def installed() -> dict[int, Path]:
     return {_major(folder): folder for folder in folders if (folder / "initdb").exists()}
 
 
+def ends() -> list[int]:
+    """Return the oldest and the newest server of this machine; all of them where FLOWSTONE_EVERY_SERVER is set."""
+    majors = sorted(installed())
+    return majors if os.environ.get("FLOWSTONE_EVERY_SERVER") else sorted({majors[0], majors[-1]})
+
+
 def _major(folder: Path) -> int:
     told = subprocess.run([folder / "postgres", "--version"], check=True, capture_output=True, text=True)
     return int(told.stdout.split()[2].split(".")[0])
