@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,12 +62,23 @@ def start(component: Component, layout: Layout) -> Record:
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644),
             (os.POSIX_SPAWN_DUP2, 1, 2),
+            *((os.POSIX_SPAWN_CLOSE, number) for number in _inherited()),
         ],
         setsid=True,
     )
     record = Record(component.name, pid, start_time(pid) or 0, boot_id())
     write(layout.pids / f"{component.name}.json", json.dumps(record.__dict__))
     return record
+
+
+def _inherited() -> list[int]:
+    """Files that a child would get from whoever called us: with a lock among them it would hold that for ever."""
+    found = []
+    for name in os.listdir(PROC / "self" / "fd"):
+        with suppress(OSError):  # the listing's own is closed by now
+            if int(name) > 2 and os.get_inheritable(int(name)):
+                found.append(int(name))
+    return found
 
 
 def wait_until_ready(component: Component, record: Record, layout: Layout) -> None:

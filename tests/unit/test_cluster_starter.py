@@ -2,6 +2,7 @@
 
 import base64
 import datetime as dt
+import fcntl
 import hashlib
 import io
 import ipaddress
@@ -133,6 +134,19 @@ class TestProcesses:
         try:
             with pytest.raises(ComponentError, match=r"slow was not ready after 0 s.*\n.*still waiting"):
                 processes.wait_until_ready(component, record, layout)
+        finally:
+            os.kill(record.pid, 9)
+            os.waitpid(record.pid, 0)
+
+    def test_a_component_keeps_no_lock_of_its_starters(self, layout: Layout) -> None:
+        """Started under `flock FILE make cluster`, it does not hold FILE for as long as it lives."""
+        with layout.lock.open("w") as lock:
+            os.set_inheritable(lock.fileno(), True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            record = processes.start(processes.Component("slow", ["sleep", "300"], lambda: True), layout)
+        try:
+            with layout.lock.open("w") as again:
+                fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
         finally:
             os.kill(record.pid, 9)
             os.waitpid(record.pid, 0)
