@@ -13,6 +13,7 @@ import secrets
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -59,6 +60,12 @@ KOPF_PAUSE = 5.0
 """Seconds before Kopf is started again after it gave up, such as on a watch that RBAC forbids."""
 
 
+TENANT_WORKERS = 2
+"""Tenants that are reconciled at the same time."""
+
+THREADS = 32
+"""Blocking calls at the same time."""
+
 LOCK_WATCH_PAUSE = 5.0
 """Seconds between two looks for sessions that block everybody."""
 
@@ -91,6 +98,8 @@ class Operator:
         self._health = Health()
         self._random = random.Random()  # noqa: S311 - jitter, not secrets
         self._queue: WorkQueue[Key] = WorkQueue(clock=time.monotonic, random=self._random)
+        # Apart, because each Tenant waits for a proof that may take a minute, and no Backfill shall stand behind them.
+        self._tenants: WorkQueue[Key] = WorkQueue(clock=time.monotonic, random=self._random)
         self._stop = asyncio.Event()
         self._prune_at = time.monotonic()
         self._owner = f"{settings.pod_name}/{secrets.token_hex(4)}"
@@ -128,8 +137,11 @@ class Operator:
 
     async def _work(self) -> None:
         self._reconcilers = self._compose()
+        # One thread for each worker and for what they do side by side; the default would be six on two cores.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="ledger"))
         tasks = [
             asyncio.create_task(run_workers(self._queue, self._reconcile, self._failed, count=self._settings.workers)),
+            asyncio.create_task(run_workers(self._tenants, self._reconcile, self._failed, count=TENANT_WORKERS)),
             asyncio.create_task(self._watch()),
             asyncio.create_task(self._sweep()),
             asyncio.create_task(self._watch_locks()),
@@ -239,7 +251,7 @@ class Operator:
             again = await reconcile(key.namespace, key.name)
         self._metrics.reconciles.labels(key.kind, "done").inc()
         self._note(str(key), None)
-        self._metrics.queue_depth.set(len(self._queue))
+        self._metrics.queue_depth.set(len(self._queue) + len(self._tenants))
         return again
 
     def _failed(self, key: Key, error: Exception, delay: float) -> None:
@@ -266,7 +278,7 @@ class Operator:
 
     async def _watch(self) -> None:
         """Keep Kopf running; when it gives up, /readyz says why and the sweep alone keeps things going."""
-        handlers = watch.registry(self._queue.add, tenants=self._settings.tenants)
+        handlers = watch.registry(self._enqueue, tenants=self._settings.tenants)
         while True:
             ready = asyncio.Event()
             report = asyncio.create_task(self._report_ready(ready))
@@ -287,6 +299,9 @@ class Operator:
                 report.cancel()
             self._note("watch", problem)
             await asyncio.sleep(KOPF_PAUSE)
+
+    def _enqueue(self, key: Key) -> None:
+        (self._tenants if key.kind == "Tenant" else self._queue).add(key)
 
     async def _report_ready(self, ready: asyncio.Event) -> None:
         await ready.wait()
@@ -319,7 +334,7 @@ class Operator:
             if not is_finished(backfill):
                 self._queue.add(Key("Backfill", backfill["metadata"]["namespace"], backfill["metadata"]["name"]))
         for tenant in await self._kube.list(custom("tenants")) if self._settings.tenants else ():
-            self._queue.add(Key("Tenant", "", tenant["metadata"]["name"]))
+            self._enqueue(Key("Tenant", "", tenant["metadata"]["name"]))
         await self._close_orphans({backfill["metadata"]["uid"] for backfill in found})
         await self._prune()
 
