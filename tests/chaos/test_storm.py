@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from datetime import date, timedelta
@@ -23,8 +22,8 @@ from psycopg.conninfo import make_conninfo
 from tests.chaos.storm import Storm, Ways
 from tests.chaos.watching import TimedJobs, Watcher, handed_out, over_cap
 from tests.cluster.layout import API_PORT, API_URL, BRIDGE_ADDRESS
-from tests.e2e.conftest import Psql
-from tests.e2e.kubectl import ROOT, Json, Kubectl, asset, backfill, finished, wait_for, watch_jobs
+from tests.e2e.conftest import Psql, install
+from tests.e2e.kubectl import Json, Kubectl, asset, backfill, finished, wait_for, watch_jobs
 from tests.e2e.test_backfill import DAY, work
 from tests.postgres.proxy import Proxy
 
@@ -45,24 +44,6 @@ _TABLE = """
 """
 
 
-def installed(cluster: Kubectl, values: Json | None, folder: Path) -> None:
-    """FlowStone with these values of its chart, or with its usual ones."""
-    arguments = ""
-    if values is not None:
-        (folder / "values.yaml").write_text(json.dumps(values))
-        arguments = f"-f {folder}/values.yaml"
-    done = subprocess.run(
-        ["make", "install"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-        env={**os.environ, "KUBECONFIG": cluster.config, "HELM_ARGS": arguments},
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-
-
 def values(ways: Ways) -> Json:
     """The chart's values that lead operators and workers through the proxies."""
     environment = {
@@ -73,7 +54,7 @@ def values(ways: Ways) -> Json:
     }
     return {
         "extraEnv": [{"name": name, "value": value} for name, value in environment.items()],
-        "nodeLostSeconds": 20,
+        "nodeLostSeconds": 30,
         "postgres": {"workerHost": BRIDGE_ADDRESS, "workerPort": ways.worker_postgres.port},
     }
 
@@ -99,11 +80,12 @@ def ways(cluster: Kubectl, operator: Kubectl, tmp_path: Path) -> Iterator[Ways]:
         Proxy(5432, host=host, listen=BRIDGE_ADDRESS) as worker_postgres,
     ):
         made = Ways(api, operator_postgres, worker_postgres)
+        (tmp_path / "values.yaml").write_text(json.dumps(values(made)))
         try:
-            installed(cluster, values(made), tmp_path)
+            install(cluster, f"-f {tmp_path}/values.yaml")
             yield made
         finally:
-            installed(cluster, None, tmp_path)
+            install(cluster)
 
 
 def test_nothing_is_lost_or_done_twice_in_a_storm(

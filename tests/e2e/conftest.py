@@ -36,8 +36,8 @@ def operator(cluster: Kubectl) -> Kubectl:
     return cluster.within(SYSTEM)
 
 
-def install(cluster: Kubectl) -> None:
-    """Build the image, load it and install the chart."""
+def install(cluster: Kubectl, arguments: str = "") -> None:
+    """Build the image, load it and install the chart, with further arguments of helm."""
     done = subprocess.run(
         ["make", "install"],
         cwd=ROOT,
@@ -45,7 +45,7 @@ def install(cluster: Kubectl) -> None:
         text=True,
         timeout=900,
         check=False,
-        env={**os.environ, "KUBECONFIG": cluster.config},
+        env={**os.environ, "KUBECONFIG": cluster.config, "HELM_ARGS": arguments},
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
 
