@@ -155,6 +155,8 @@ class Operator:
             task.result()
 
     def _compose(self) -> dict[str, Reconcile]:
+        databases = OwnDatabases(self._ledger.database, self._settings.database_url)
+        self._outcomes = Outcomes(self._ledger.database, databases)
         assets = Assets(self._kube, self._settings)
         tenants = Tenants(
             self._kube,
@@ -172,7 +174,7 @@ class Operator:
             ),
             assets=assets,
             tenants=tenants,
-            outcomes=Outcomes(self._ledger.database, OwnDatabases(self._ledger.database, self._settings.database_url)),
+            outcomes=self._outcomes,
             reporter=Reporter(self._kube, self._log, now=_now, clock=time.monotonic, instance=self._settings.pod_name),
             now=_now,
         )
@@ -344,7 +346,7 @@ class Operator:
             for uid, namespace, name in known:
                 served = not self._settings.watch_namespaces or namespace in self._settings.watch_namespaces
                 if served and uid not in uids:
-                    await asyncio.to_thread(self._ledger.close_orphan, uid)
+                    await asyncio.to_thread(self._outcomes.close_orphan, self._ledger, uid)
                     self._log.info("backfill_forgotten", namespace=namespace, backfill=name, uid=uid)
         except LedgerError as error:  # each backfill's status says so too; without backfills nobody needs it
             self._log.warning("sweep_without_ledger", error=str(error))

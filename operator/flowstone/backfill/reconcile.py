@@ -82,7 +82,7 @@ class BackfillReconciler:
         ledger = self._env.tools.ledger
         for uid, of_namespace, of_name in await asyncio.to_thread(ledger.live_uids):
             if (of_namespace, of_name) == (namespace, name):
-                await asyncio.to_thread(ledger.close_orphan, uid)
+                await asyncio.to_thread(self._env.outcomes.close_orphan, ledger, uid)
                 self._env.tools.log.info("backfill_forgotten", namespace=namespace, backfill=name, uid=uid)
 
 

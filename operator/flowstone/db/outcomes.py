@@ -15,13 +15,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from flowstone.backfill.records import OpenBatch
 from flowstone.db.connection import Database
+from flowstone.db.ledger import Ledger
 from flowstone.db.logins import end
 from flowstone.db.own_databases import OwnDatabases
-from flowstone.errors import LedgerBusy
+from flowstone.errors import DatabaseUnavailable, LedgerBusy
 
 _OWN = """
     SELECT scope, role_base FROM flowstone.tenant
@@ -187,6 +189,26 @@ class Outcomes:
             reporting = tx.row("SELECT reporting FROM flowstone.batch WHERE fence = %(fence)s", values) == (True,)
             reported = tx.rows(_REPORTED, values)
         self._copy(batch.fence, reporting, reported)
+
+    def close_orphan(self, ledger: Ledger, uid: str) -> None:
+        """End a backfill whose resource is gone, with all that its workers have reported until now.
+
+        A database that does not answer holds nothing up: what is recorded there is then not known of here.
+        """
+        batches = ledger.open_batches(uid)
+        own = self.own(one.scope for one in batches)
+        for one in batches:
+            if one.scope in own:
+                with suppress(DatabaseUnavailable):
+                    self._conclude_anyhow(own[one.scope], one)
+        ledger.close_orphan(uid)
+
+    def _conclude_anyhow(self, own: str, batch: OpenBatch) -> None:
+        """Conclude a batch whose worker may be at work; the first try ends its session."""
+        try:
+            self.conclude(own, batch)
+        except LedgerBusy:
+            self.conclude(own, batch)
 
     def _handed_out(self, fence: int) -> dict[str, Any] | None:
         with self._database.transaction() as tx:

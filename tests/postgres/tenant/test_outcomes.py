@@ -268,6 +268,20 @@ async def test_any_program_commits_there_with_one_statement(story: ApartStory) -
     assert story.results() == ["a"]
 
 
+async def test_a_forgotten_backfill_brings_home_what_was_reported(story: ApartStory) -> None:
+    """Its resource is deleted while a worker is in the middle: the one success is known, and no other can follow."""
+    await story.pass_()
+    (run,) = story.executor.going
+    outcomes = Outcomes(story.ledger.database, OwnDatabases(story.ledger.database, story.place.operator))
+    with closing(story.reports(run.batch)) as reports:
+        reports.start()
+        reports.inside("a", lambda link: link.execute("INSERT INTO result VALUES ('a')"))
+        outcomes.close_orphan(story.ledger, story.uid)
+        assert reports.inside("b", lambda link: link.execute("INSERT INTO result VALUES ('b')")) == "superseded"
+    assert story.states() == {"a": "succeeded", "b": "cancelled", "c": "cancelled"}
+    assert story.results() == ["a"]
+
+
 async def test_settled_batches_are_forgotten_there(story: ApartStory) -> None:
     """The tenant's database keeps one row per partition, and the batches that are open."""
     story.edit(batchSize=1, maxParallel=1)
