@@ -82,8 +82,10 @@ _STANDING = """
     FROM flowstone.batch AS b WHERE b.fence = ANY(%(fences)s)
 """
 
+# The tenant's login may write any time there, such as infinity, which no client can read.
 _REPORTED = """
-    SELECT partition, state, finished_at, error FROM flowstone.materialization
+    SELECT partition, state, CASE WHEN finished_at BETWEEN '2000-01-01' AND clock_timestamp() THEN finished_at
+        ELSE clock_timestamp() END, error FROM flowstone.materialization
     WHERE fence = %(fence)s AND state IN ('succeeded', 'failed')
 """
 

@@ -175,7 +175,8 @@ _FOUND_INSIDE = f"""
     WHERE n.nspname = 'flowstone'
     UNION ALL SELECT 'made by ' || pg_get_userbyid(d.defaclrole) || ': ' || d.defaclobjtype::text || ' for ' || {_WHO}
     FROM pg_default_acl d CROSS JOIN aclexplode(d.defaclacl) x
-    WHERE d.defaclnamespace = 'public'::regnamespace AND x.grantee <> d.defaclrole
+    WHERE d.defaclnamespace = 'public'::regnamespace AND pg_get_userbyid(x.grantee) IN ({{logins}})
+        AND x.grantee <> d.defaclrole
     UNION ALL SELECT 'extension ' || e.extname FROM pg_extension e
     WHERE e.extname IN ('dblink', 'postgres_fdw', 'file_fdw', 'adminpack')
     UNION ALL SELECT 'language ' || l.lanname FROM pg_language l

@@ -268,6 +268,25 @@ async def test_any_program_commits_there_with_one_statement(story: ApartStory) -
     assert story.results() == ["a"]
 
 
+async def test_what_a_tenant_writes_there_troubles_nobody(story: ApartStory) -> None:
+    """Any time that it writes is taken for now; an outcome's table that is gone concerns its batches alone."""
+    await story.pass_()
+    (run,) = story.executor.going
+    with story.world.login() as connection:
+        connection.execute(
+            "UPDATE flowstone.materialization SET state = 'succeeded', finished_at = 'infinity' WHERE partition = 'a'"
+        )
+        connection.execute("UPDATE flowstone.materialization SET state = 'succeeded', finished_at = '4713-01-01 BC'")
+    await story.pass_()
+    assert story.states() == dict.fromkeys(KEYS, "succeeded")
+    name = story.world.secret()["PGDATABASE"]
+    with psycopg.connect(story.place.server.conninfo(name), autocommit=True) as admin:
+        admin.execute("DROP TABLE flowstone.batch")
+    run.state = Ended(succeeded=True, exit_code=0)
+    standing = await story.pass_()
+    assert (standing.stand, standing.reason) == (Stand.BLOCKED, "DatabaseUnavailable")
+
+
 async def test_a_forgotten_backfill_brings_home_what_was_reported(story: ApartStory) -> None:
     """Its resource is deleted while a worker is in the middle: the one success is known, and no other can follow."""
     await story.pass_()

@@ -106,6 +106,7 @@ async def test_the_login_cannot_open_its_database(world: World) -> None:
     with world.login() as connection:
         connection.execute(f"GRANT ALL ON DATABASE {name} TO PUBLIC".encode())  # warns, and grants nothing
         connection.execute("GRANT ALL ON SCHEMA public TO PUBLIC")
+        connection.execute("ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON TABLES TO PUBLIC")  # lets nobody in
     assert await world.settle() == 60
     assert world.condition("CredentialDrift")[0] == "False"
 

@@ -14,12 +14,15 @@ from dataclasses import replace
 
 from flowstone.backfill.records import ClaimedBatch, OpenBatch
 from flowstone.db.outcomes import Outcomes
-from flowstone.errors import DatabaseUnavailable, LedgerBusy
+from flowstone.errors import DatabaseUnavailable, LedgerBusy, LedgerRefused
 from flowstone.executor.port import Blockage, Executor, Gone, Running, Sight, View
 from flowstone.telemetry import Logger
 
 UNAVAILABLE = "DatabaseUnavailable"
-"""Reason of a batch whose tenant's database does not answer."""
+"""Reason of a batch whose tenant's database does not answer, or not as it should."""
+
+_OF_THE_TENANT = (DatabaseUnavailable, LedgerRefused)
+"""What goes wrong in one tenant's database; the ledger itself being away concerns everybody."""
 
 
 class ApartExecutor:
@@ -60,7 +63,7 @@ class ApartExecutor:
         if own is not None:
             try:
                 await asyncio.to_thread(self._outcomes.raise_fence, own, batch.fence)
-            except DatabaseUnavailable as error:
+            except _OF_THE_TENANT as error:
                 return Blockage(UNAVAILABLE, str(error), partial=True)
             except LedgerBusy as error:
                 self._log.warning("outcomes_held", fence=batch.fence, error=str(error))
@@ -85,7 +88,7 @@ class ApartExecutor:
         for name, ours in views.items():
             try:
                 trouble |= self._collect_from(name, ours)
-            except DatabaseUnavailable as error:
+            except _OF_THE_TENANT as error:
                 trouble |= {one.batch.fence: Blockage(UNAVAILABLE, str(error), partial=True) for one in ours}
         return trouble
 
