@@ -109,6 +109,8 @@ def test_a_tenant_with_a_database_of_its_own_works_there_alone(
     assert psql("SELECT count(*) FROM pg_class WHERE relname = 'result'") == [["0"]]
     [[ledger]] = psql("SELECT current_database()")
     assert "permission denied for database" in as_tenant(operator, {**login, "PGDATABASE": ledger}, "SELECT 1")
+    change = operator.run("patch", "tenant", name, "--type=merge", "-p", '{"spec": {"isolation": "Shared"}}')
+    assert "isolation cannot be changed to or from Database" in change.stderr
 
 
 def test_a_tier_that_is_too_low_starts_no_job(

@@ -37,7 +37,7 @@ def verify(database_url: Url = "", context_key_file: ContextKeyFile = None) -> N
     """Prove on the real database that no tenant reaches another; exit code 1 when something is open.
 
     Connects as the operator does (FLOWSTONE_DATABASE_URL or PG*); without the key of signed contexts some attacks are
-    left out. Two locked logins of canaries stay.
+    left out. Locked logins of canaries stay.
     """
     from flowstone.db.ledger import Ledger  # imported late: drivers are slow to load
     from flowstone.db.proof import verify as prove
