@@ -157,3 +157,5 @@ coverage: env ## line coverage of the tests that need no cluster
 
 bench: cluster ## the measurements behind the numbers in the docs
 	$(BIN)/pytest -q tests/bench -s
+	$(BIN)/python -m tests.bench.bench_tenants
+	$(BIN)/python -m tests.bench.bench_rotation
