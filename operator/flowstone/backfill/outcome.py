@@ -157,7 +157,8 @@ def _unreported(batch: OpenBatch, rows: Sequence[Row], run: RunState, rules: Rul
         case Ended(positions=positions) if positions is not None:
             return _by_position(batch, rows, dict(positions), run, rules)
         case Ended(exit_code=code) if batch.reporting and code == LEDGER_LOST:
-            return [_give_back(row, rules) for row in rows]
+            # Whether it was the ledger or the partition that said so, the others need not wait behind it.
+            return [_give_back(row, rules, suspect=position == 0) for position, row in enumerate(rows)]
         case Ended() if batch.reporting:
             return _crashed(batch, rows, run, rules)
         case Ended(succeeded=True):
