@@ -267,6 +267,20 @@ async def test_a_confirmed_deletion_drops_the_database_in_the_end(world: World) 
     assert world.admin("SELECT count(*) FROM pg_roles WHERE rolname ^@ %s", name) == [(0,)]
 
 
+async def test_a_lost_database_does_not_hold_up_the_end(world: World) -> None:
+    """Whoever dropped it and then deletes the Tenant for good gets rid of it."""
+    name = own(world)
+    world.tenant(isolation="Database", deletionPolicy="Delete", confirmDeletion="acme")
+    await world.settle()
+    world.admin(f"DROP DATABASE {name} WITH (FORCE)")
+    world.kube.objects[ACME]["metadata"]["deletionTimestamp"] = "2026-11-25T00:00:00Z"
+    await world.settle()
+    world.admin("UPDATE flowstone.tenant SET retain_until = now() - interval '1 second'")
+    await world.settle()
+    assert world.admin("SELECT state FROM flowstone.tenant") == [("purged",)]
+    assert world.admin("SELECT count(*) FROM pg_roles WHERE rolname ^@ %s", name) == [(0,)]
+
+
 async def test_an_export_tells_rows_apart_whatever_their_order(world: World) -> None:
     """The same rows give the same digest though they lie in another order; a changed one gives another."""
     databases, names = OwnDatabases(world.ledger.database, world.place.operator), Names(own(world), ())
