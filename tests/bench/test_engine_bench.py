@@ -224,9 +224,23 @@ def _watch_pods(kubectl: Kubectl, spans: dict[str, tuple[float, float]]) -> None
             spans[name] = (spans[name][0], now)
 
 
-@pytest.mark.parametrize("when", ["restarted", "while it restarts", "idle"])
+@pytest.fixture
+def tenants(namespace: Kubectl) -> Iterator[None]:
+    """Twelve Tenants, more than there are workers, each ready."""
+    names = [f"{namespace.namespace}-{number}" for number in range(12)]
+    base = {"apiVersion": "flowstone.dev/v1alpha1", "kind": "Tenant"}
+    spec = {"namespaces": [namespace.namespace]}
+    namespace.apply(*[{**base, "metadata": {"name": name}, "spec": spec} for name in names])
+    namespace.out("wait", "tenant", *names, "--for=condition=Ready", "--timeout=110s")
+    yield
+    namespace.run("delete", "tenant", *names, "--wait=false")
+
+
+@pytest.mark.usefixtures("tenants")
+@pytest.mark.parametrize("when", ["idle", "restarted", "while it restarts"])
 def test_from_apply_to_the_first_job(namespace: Kubectl, operator: Kubectl, image: str, when: str) -> None:
-    """A Backfill that is applied has its first Job within 10 s, also right after all operators were killed."""
+    """A Backfill that is applied has its first Job within 10 s, also right after all operators were killed, whatever
+    Tenants wait for their proof meanwhile."""
     select = ("-l", "app.kubernetes.io/name=flowstone,app.kubernetes.io/component=operator")
     namespace.apply(asset("days", DAY, work(image, "nothing")))
     if when != "idle":
