@@ -212,7 +212,10 @@ class Operator:
             login_conninfo=self._settings.database_url,
             endpoint=self._endpoint(),
             verdicts=Verdicts(
-                lambda: hardened(database), proof, clock=time.monotonic, every=min(60.0, self._settings.resync_seconds)
+                lambda: hardened(database),
+                proof,
+                clock=time.monotonic,
+                every=min(60.0, self._settings.resync_seconds) / 2,  # no resync tells what was found before the last
             ),
             new_password=lambda: secrets.token_urlsafe(24),
             now=_now,

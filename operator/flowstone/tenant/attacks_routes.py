@@ -154,7 +154,7 @@ OBJECTS: tuple[Attack, ...] = (
             "wrapper": "CREATE FOREIGN DATA WRAPPER canary_intruder",
             "language": "CREATE LANGUAGE canary_intruder HANDLER plpgsql_call_handler",
             "domain": "CREATE DOMAIN public.canary_intruder AS text",
-            "collation": "CREATE COLLATION public.canary_intruder FROM \"C\"",
+            "collation": 'CREATE COLLATION public.canary_intruder FROM "C"',
             "conversion": "CREATE CONVERSION public.canary_intruder FOR 'LATIN1' TO 'UTF8' FROM iso8859_1_to_utf8",
             "access method": "CREATE ACCESS METHOD canary_intruder TYPE TABLE HANDLER heap_tableam_handler",
             "rename": "ALTER TABLE flowstone.canary RENAME TO canary_intruder",
