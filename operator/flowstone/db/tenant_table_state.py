@@ -31,7 +31,7 @@ class Protection:
 
     Attributes:
         policies: With an empty `table`.
-        rights: Of PUBLIC, the four groups, and whoever has what one of them has.
+        rights: Of PUBLIC, the operator, the groups of scopes and pooled logins, and whoever has what these have.
     """
 
     enabled: bool
@@ -101,7 +101,7 @@ _RIGHTS = sa.text("""
             SELECT FROM pg_catalog.pg_roles r, pg_catalog.pg_roles g
             WHERE r.oid = x.grantee AND NOT r.rolsuper
               AND (g.oid = r.oid AND r.rolname = 'flowstone_operator'
-                   OR g.rolname IN ('flowstone_tenant', 'flowstone_pool', 'flowstone_namespace')
+                   OR g.rolname IN ('flowstone_tenant', 'flowstone_pool', 'flowstone_namespace', 'flowstone_apart')
                       AND pg_catalog.pg_has_role(r.oid, g.oid, 'USAGE'))))
 """)
 

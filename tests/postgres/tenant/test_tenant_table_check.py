@@ -214,6 +214,7 @@ HANDS = [
     pytest.param(
         "GRANT SELECT ON {}.booking TO flowstone_tenant WITH GRANT OPTION", "booking", "SELECT", id="grant option"
     ),
+    pytest.param("GRANT SELECT ON {}.price TO flowstone_apart", "price", "SELECT", id="grant to tenants kept apart"),
     pytest.param("REVOKE DELETE ON {}.stay FROM flowstone_operator", "stay", "DELETE", id="the operator's right"),
 ]
 
