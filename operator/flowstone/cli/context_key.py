@@ -67,7 +67,7 @@ def _made(cluster: Cluster, path: str, namespace: str, name: str) -> dict[str, A
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {"name": name, "namespace": namespace},
-        "stringData": {ENTRY: ContextKeys.generate().text()},
+        "data": {ENTRY: base64.b64encode(ContextKeys.generate().text().encode()).decode()},
     }
     try:
         # Each asker is a manager of its own: whoever comes second owns nothing of it, and is refused.
