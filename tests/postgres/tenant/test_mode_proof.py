@@ -222,3 +222,14 @@ def test_before_bootstrap_reaching_the_ledger_is_admitted(modes: Modes) -> None:
     proof = ModeProof(modes.field.ledger.database, CLUSTER, modes.field.place.operator)
     found = {one.attack.id: one.state for one in proof.results(frozenset({DATABASE})) if one.state != "held"}
     assert found == {"database/connects to the ledger's": "admitted"}
+
+
+def test_what_the_operator_may_not_make_is_not_tried(modes: Modes) -> None:
+    """Without the right to make databases those attacks count as not tried; all others are."""
+    modes.field.admin("ALTER ROLE flowstone_operator NOCREATEDB")
+    try:
+        report = modes.field.verify()
+    finally:
+        modes.field.admin("ALTER ROLE flowstone_operator CREATEDB")
+    assert [str(one) for one in report.open] == []
+    assert set(report.skipped) == {attack.id for attack in OWN_DATABASE}
