@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,6 +56,14 @@ _INSERT = """
     INSERT INTO flowstone.login_scope (role_name, role_oid, scope, slot, tenant_id)
     SELECT r.rolname, r.oid, %(scope)s, %(slot)s, %(tenant)s FROM pg_catalog.pg_roles AS r WHERE r.rolname = %(name)s
     RETURNING role_oid
+"""
+
+_LACKING = """
+    SELECT NOT pg_catalog.has_function_privilege(r.oid, 'pg_catalog.pg_terminate_backend(int, bigint)', 'EXECUTE')
+       AND NOT EXISTS (
+           SELECT FROM pg_catalog.pg_auth_members AS m JOIN pg_catalog.pg_roles AS g ON g.oid = m.roleid
+           WHERE m.member = r.oid AND g.rolname IN ('flowstone_tenant', 'flowstone_namespace'))
+    FROM pg_catalog.pg_roles AS r WHERE r.rolname = %(name)s
 """
 
 _TRANSIENT = ("too many", "starting up", "shutting down", "recovery", "reserved", "no pg_hba.conf entry")
@@ -206,10 +215,28 @@ def _require(tx: Transaction, role_name: str) -> None:
 
 def end(tx: Transaction, role_name: str, pids: list[int]) -> int:
     """End sessions of one login, as that login: nobody else may, but a superuser."""
-    tx.connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(role_name)))
-    ended = tx.rows("SELECT pg_catalog.pg_terminate_backend(p) FROM unnest(%(pids)s::int[]) AS p", {"pids": pids})
-    tx.connection.execute("RESET ROLE")
+    with acting_as(tx, role_name):
+        ended = tx.rows("SELECT pg_catalog.pg_terminate_backend(p) FROM unnest(%(pids)s::int[]) AS p", {"pids": pids})
     return sum(1 for (done,) in ended if done)
+
+
+@contextmanager
+def acting_as(tx: Transaction, role_name: str) -> Iterator[None]:
+    """Act as a scope's login within the transaction, to end its sessions or to see since when they work.
+
+    After `bootstrap` the functions for that are its group's. A login that is shut out has left the group; it is in it
+    again inside this transaction, where nobody else sees it.
+    """
+    name = sql.Identifier(role_name)
+    group = sql.Identifier(NAMESPACES if role_name.startswith("ns_") else TENANTS)
+    lacking = tx.row(_LACKING, {"name": role_name}) == (True,)
+    if lacking:
+        tx.connection.execute(sql.SQL("GRANT {} TO {}").format(group, name))
+    tx.connection.execute(sql.SQL("SET LOCAL ROLE {}").format(name))
+    yield
+    tx.connection.execute("RESET ROLE")
+    if lacking:
+        tx.connection.execute(sql.SQL("REVOKE {} FROM {}").format(group, name))
 
 
 def try_login(conninfo: str) -> bool:

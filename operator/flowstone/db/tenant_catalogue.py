@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from psycopg import sql
-
 from flowstone.db.connection import Database, Transaction
+from flowstone.db.logins import acting_as
 from flowstone.db.roles import OPERATOR
 from flowstone.tenant.observed import Login, Registration, Slot
 
@@ -151,7 +150,6 @@ def _with_late(tx: Transaction, login: Login, seconds: int) -> Login:
         SELECT pid FROM pg_catalog.pg_stat_activity WHERE usename = %(name)s AND state = 'active'
           AND clock_timestamp() - query_start > make_interval(secs => %(seconds)s)
     """
-    tx.connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(login.role_name)))
-    late = tuple(pid for (pid,) in tx.rows(query, {"name": login.role_name, "seconds": seconds + GRACE_SECONDS}))
-    tx.connection.execute("RESET ROLE")
+    with acting_as(tx, login.role_name):
+        late = tuple(pid for (pid,) in tx.rows(query, {"name": login.role_name, "seconds": seconds + GRACE_SECONDS}))
     return replace(login, late=late)

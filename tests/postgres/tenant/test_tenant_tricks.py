@@ -7,7 +7,9 @@ from typing import Any
 
 import psycopg
 import pytest
+import structlog
 
+from flowstone.db.bootstrap import bootstrap
 from flowstone.db.catalogue_linter import lint
 from flowstone.kube.paths import custom
 from tests.postgres.conftest import Place
@@ -55,6 +57,30 @@ async def test_a_session_that_hides_is_ended_all_the_same(world: World) -> None:
     assert ACME not in world.kube.objects
     with pytest.raises(psycopg.OperationalError):
         session.execute("SELECT 1")
+
+
+@pytest.mark.parametrize("isolation", ["Shared", "Schema", "Database"])
+async def test_where_bootstrap_took_the_functions_away_sessions_are_ended_too(home: Place, isolation: str) -> None:
+    """A login that has left its group may call nothing; the operator ends its sessions and long statements still."""
+    bootstrap(home.admin, keys=None, log=structlog.get_logger())
+    async with inhabited(home, isolation=isolation, limits={"statementTimeoutSeconds": 1}) as world:
+        late, idle = world.login(), world.login()
+        late.execute("SET statement_timeout = 0")
+        late.pgconn.send_query(b"SELECT pg_sleep(60)")
+        await _until_late(world)
+        await world.settle()
+        assert world.admin("SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)'") == [(0,)]
+        world.kube.remove(ACME)
+        await world.settle()
+        assert ACME not in world.kube.objects
+        with pytest.raises(psycopg.OperationalError):
+            idle.execute("SELECT 1")
+        late.close()
+        groups = (
+            "SELECT count(*) FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.member "
+            "WHERE r.rolname ~ '^tn_.*_[ab]$'"
+        )
+        assert world.admin(groups) == [(0,)]
 
 
 async def test_a_statement_that_hides_is_ended_all_the_same(world: World) -> None:
@@ -166,3 +192,25 @@ async def test_a_tenant_that_a_program_registered_gets_its_logins(world: World) 
     assert await world.settle("other") == 60
     logins = "SELECT count(*) FROM flowstone.login_scope WHERE tenant_id = 'other'"
     assert world.admin(logins) == [(1,)]
+
+
+async def test_a_batch_that_outlives_rotations_keeps_its_credentials(world: World) -> None:
+    """While it is open its session works, and so does a login that it opens late with what it was given at its start."""
+    world.admin("UPDATE flowstone.tenant SET rotated_at = now() - interval '1 hour'")
+    world.admin(
+        "INSERT INTO flowstone.batch (backfill, scope, job_name, template_digest, partitions) "
+        "VALUES (gen_random_uuid(), 't/c1/acme', 'j', 'd', 1)"
+    )
+    start = world.secret()
+    with world.login(start) as session:
+        for number in range(3):
+            world.kube.objects[ACME]["metadata"]["annotations"] = {"flowstone.dev/rotate": str(number)}
+            await world.settle()
+            assert session.execute("SELECT count(*) FROM flowstone.batch").fetchone() == (1,)
+            world.login(start).close()
+        assert world.secret()["PGUSER"] != start["PGUSER"]
+    world.admin("UPDATE flowstone.batch SET state = 'closed', closed_at = now()")
+    world.kube.objects[ACME]["metadata"]["annotations"] = {"flowstone.dev/rotate": "at last"}
+    await world.settle()
+    with pytest.raises(psycopg.OperationalError):
+        world.login(start)
