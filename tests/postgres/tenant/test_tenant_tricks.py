@@ -195,7 +195,7 @@ async def test_a_tenant_that_a_program_registered_gets_its_logins(world: World) 
 
 
 async def test_a_batch_that_outlives_rotations_keeps_its_credentials(world: World) -> None:
-    """While it is open its session works, and so does a login that it opens late with what it was given at its start."""
+    """While it is open its session works, and so does a login that it opens late with what its Secret held at first."""
     world.admin("UPDATE flowstone.tenant SET rotated_at = now() - interval '1 hour'")
     world.admin(
         "INSERT INTO flowstone.batch (backfill, scope, job_name, template_digest, partitions) "
