@@ -95,7 +95,7 @@ def test_no_secret_is_logged(any_server: Server, field: Proving) -> None:
 
 
 def test_before_bootstrap_what_is_open_is_hardeneds(any_server: Server) -> None:
-    """Where PUBLIC may make temporary tables, take locks and see sessions, such attacks succeed and count as admitted."""
+    """Where PUBLIC may make temporary tables, take locks and see sessions, such attacks get there and are admitted."""
     for place in copied(any_server):
         with place.connect() as admin:
             admin.execute(f"GRANT CONNECT ON DATABASE {place.name} TO flowstone_operator".encode())
