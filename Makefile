@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env cluster image install demo uninstall test lint format coverage bench crds cluster-down
+.PHONY: help env cluster image install demo uninstall test lint format coverage bench chaos crds cluster-down
 
 BIN := .venv/bin
 BOOTSTRAP_PYTHON ?= $(firstword $(foreach python,python3.13 python3.12 python3.11 python3,$(shell \
@@ -156,6 +156,10 @@ coverage: env ## line coverage of the tests that need no cluster
 	$(BIN)/pytest -q tests/unit tests/postgres --cov=flowstone --cov-branch --cov-report=term-missing:skip-covered
 
 bench: cluster ## the measurements behind the numbers in the docs
-	$(BIN)/pytest -q tests/bench -s
+	$(BIN)/python -m tests.bench.bench_planning
+	$(BIN)/pytest -q tests/bench -s --timeout=1800
+
+chaos: cluster ## 10,000 partitions in a storm of faults, about ten minutes
+	FLOWSTONE_CHAOS_PARTITIONS=10000 FLOWSTONE_CHAOS_NODE_SECONDS=100 $(BIN)/pytest -q tests/chaos/test_storm.py -s --timeout=1800
 	$(BIN)/python -m tests.bench.bench_tenants
 	$(BIN)/python -m tests.bench.bench_rotation

@@ -60,7 +60,6 @@ class Storm:
         self._stop = threading.Event()
         self._faults: list[Callable[[], None]] = [
             self.kill_operators,
-            self.kill_operators,
             self.crash_workers,
             self.crash_workers,
             self.delete_workers,
@@ -86,7 +85,7 @@ class Storm:
 
     def _rage(self) -> None:
         pending: list[Callable[[], None]] = []
-        while not self._stop.wait(self._dice.uniform(0.5, 4)):
+        while not self._stop.wait(self._dice.uniform(1, 5)):
             if not pending:  # every kind comes before any comes again
                 pending = self._dice.sample(self._faults, len(self._faults))
             pending.pop()()
@@ -96,7 +95,7 @@ class Storm:
     def kill_operators(self) -> None:
         """Operator pods go without notice, one or all."""
         names = [pod["metadata"]["name"] for pod in self.operator.list("pods", *OPERATORS)]
-        victims = self._dice.sample(names, min(len(names), self._dice.choice([1, 2])))
+        victims = self._dice.sample(names, min(len(names), self._dice.choice([1, 1, 2])))
         self.operator.run("delete", "pods", *victims, "--grace-period=0", "--force", "--wait=false")
         self.done["operator pods killed"] += len(victims)
 

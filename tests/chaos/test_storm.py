@@ -29,10 +29,10 @@ from tests.postgres.proxy import Proxy
 
 pytestmark = pytest.mark.cluster
 
-PARTITIONS = int(os.environ.get("FLOWSTONE_CHAOS_PARTITIONS", "300"))
+PARTITIONS = int(os.environ.get("FLOWSTONE_CHAOS_PARTITIONS", "200"))
 SEED = int(os.environ.get("FLOWSTONE_CHAOS_SEED", "11"))
 NODE_SECONDS = float(os.environ.get("FLOWSTONE_CHAOS_NODE_SECONDS", "8"))
-BATCH = 10 if PARTITIONS < 1000 else 40
+BATCH = 10 if PARTITIONS < 1000 else 50
 FIRST_CAP = 6
 
 _TABLE = """
@@ -98,7 +98,7 @@ def test_nothing_is_lost_or_done_twice_in_a_storm(
     psql(_TABLE)
     begin = time.time()
     last = date(2000, 1, 1) + timedelta(days=PARTITIONS - 1)
-    container = work(image, "made", SECONDS_EACH="0.1")
+    container = work(image, "made", SECONDS_EACH="0.05")
     spec: Json = {
         "partitions": {"day": {"from": "2000-01-01", "through": str(last)}},
         "maxParallel": FIRST_CAP,
@@ -115,7 +115,7 @@ def test_nothing_is_lost_or_done_twice_in_a_storm(
             wait_for(
                 lambda: int(psql(query)[0][0]),
                 lambda found: found == PARTITIONS,
-                seconds=60 + PARTITIONS * 0.3 + NODE_SECONDS * 2,
+                seconds=150 + PARTITIONS * 0.08 + NODE_SECONDS,
                 what="all partitions",
             )
         status = finished(namespace, "b", seconds=90)

@@ -41,6 +41,9 @@ T = TypeVar("T")
 SOON = 2.0
 """Seconds until a backfill with work under way is looked at again without an event."""
 
+CANCEL_SECONDS = 3.0
+"""Seconds that one pass spends on cancelling what is queued, at most."""
+
 UNSTARTED = 5.0
 """Seconds until a batch that does not start, or a dependency that does not answer, is looked at again."""
 
@@ -105,7 +108,7 @@ class Engine:
         over_budget = await self._over_budget(record)
         if self._spec.cancel:
             await self._halt(open_views, kill=True)
-            await in_thread(self._ledger.cancel, self._uid)
+            await self._cancel_queued()
         elif self._spec.suspend:
             await self._halt(open_views, kill=self._spec.suspend == "Kill")
         elif over_budget:
@@ -332,6 +335,12 @@ class Engine:
         for one in seen:
             if not one.launched:
                 await self._settle_one(replace(one, run=Gone()), self._rules())
+
+    async def _cancel_queued(self) -> None:
+        """Cancel chunk after chunk for some seconds; then people shall see how far it is, and the next pass goes on."""
+        until = self._tools.now() + timedelta(seconds=CANCEL_SECONDS)
+        while await in_thread(self._ledger.cancel, self._uid) and self._tools.now() < until:
+            await self._lease()
 
     # -- judging ------------------------------------------------------------------------------------------------------
 
