@@ -45,7 +45,8 @@ def test_what_is_open_is_named_the_linters_findings_first() -> None:
     found = verdict(replace(STANDING, linted=[linted], attacked=["attack read/all: 1 rows, not 0 rows"]))
     assert (found.truth, found.reason) == ("False", "IsolationBroken")
     assert found.message.endswith(
-        "313 checks with 280 attacks, 2 failed: row security is off: public.booking; attack read/all: 1 rows, not 0 rows"
+        "313 checks with 280 attacks, 2 failed: "
+        "row security is off: public.booking; attack read/all: 1 rows, not 0 rows"
     )
     assert verdict(replace(STANDING, attacked=["x"])).truth == "False"
 
