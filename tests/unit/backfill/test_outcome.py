@@ -129,7 +129,7 @@ def test_what_fails_altogether_is_not_split_to_the_end(together: int) -> None:
 
 def report_until_death(killers: set[int], size: int, limit: int = 2) -> tuple[dict[int, str], int]:
     """Let a worker that reports work off a batch and die of each killer; the end of each row, and how many Jobs."""
-    waiting = {number: (0, "") for number in range(size)}
+    waiting = dict.fromkeys(range(size), (0, ""))
     ended: dict[int, str] = {}
     jobs = 0
     while waiting:
