@@ -305,8 +305,8 @@ class Operator:
             self._note("watch", problem)
             await asyncio.sleep(KOPF_PAUSE)
 
-    def _enqueue(self, key: Key) -> None:
-        (self._tenants if key.kind == "Tenant" else self._queue).add(key)
+    def _enqueue(self, key: Key, delay: float = 0) -> None:
+        (self._tenants if key.kind == "Tenant" else self._queue).add(key, delay)
 
     async def _report_ready(self, ready: asyncio.Event) -> None:
         await ready.wait()

@@ -41,6 +41,9 @@ from flowstone.kube.paths import custom
 CONFLICT = 0.5
 """Seconds until a resource that changed under our hands is read again."""
 
+ELSEWHERE = 3.0
+"""Seconds for which a backfill that another replica has is not looked at, whatever events come."""
+
 LARGE = 50_000
 """Partitions from which on planning takes long enough to be shown."""
 
@@ -64,9 +67,21 @@ class BackfillReconciler:
 
     def __init__(self, environment: Environment) -> None:
         self._env = environment
+        self._elsewhere: dict[tuple[str, str], datetime] = {}
 
     async def __call__(self, namespace: str, name: str) -> float | None:
         """Reconcile; returns the seconds until the key is wanted back, or None."""
+        until = self._elsewhere.get((namespace, name))
+        if until is not None and (left := (until - self._env.now()).total_seconds()) > 0:
+            return left
+        self._elsewhere.pop((namespace, name), None)
+        try:
+            return await self._reconcile(namespace, name)
+        except LeasedError:  # events of its Jobs come several times a second, and the other replica sees to them
+            self._elsewhere[namespace, name] = self._env.now() + timedelta(seconds=ELSEWHERE)
+            return self._env.tools.limits.lease_seconds / 2
+
+    async def _reconcile(self, namespace: str, name: str) -> float | None:
         try:
             resource = await self._env.kube.get(custom("backfills", namespace, name))
         except KubernetesRefused as refused:  # without the resource there is no status to write to
@@ -100,8 +115,6 @@ class _Reconcile:
         """Let the engine advance; whatever stops it becomes a standing that people can read."""
         try:
             standing = await self._advance(parse_backfill(self._resource))
-        except LeasedError:
-            return self._env.tools.limits.lease_seconds / 2
         except LedgerBusy:
             return CONFLICT
         except (InvalidSpec, AssetNotFound, TenantUnknown, KubernetesRefused, *_LEDGER_TROUBLE) as error:

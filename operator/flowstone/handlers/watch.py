@@ -31,30 +31,33 @@ class Key:
         return f"{self.kind} {self.namespace}/{self.name}"
 
 
-Enqueue = Callable[[Key], None]
+Enqueue = Callable[[Key, float], None]
+
+TOGETHER = 0.3
+"""Seconds that a Job's event waits for others: a pod's life is five of them, and one look sees all."""
 
 
 def registry(enqueue: Enqueue, *, tenants: bool) -> kopf.OperatorRegistry:
     """The handlers, in a registry of their own; asynchronous, or Kopf would call them from threads.
 
     Args:
-        enqueue: Puts a key into the work queue.
+        enqueue: Puts a key into the work queue, to be looked at in so many seconds.
         tenants: Watch Tenants too.
     """
     handlers = kopf.OperatorRegistry()
 
     async def on_backfill(*, name: str, namespace: str | None, **_: Any) -> None:
-        enqueue(Key("Backfill", namespace or "", name))
+        enqueue(Key("Backfill", namespace or "", name), 0)
 
     async def on_asset(*, name: str, namespace: str | None, **_: Any) -> None:
-        enqueue(Key("Asset", namespace or "", name))
+        enqueue(Key("Asset", namespace or "", name), 0)
 
     async def on_job(*, labels: Mapping[str, str], namespace: str | None, **_: Any) -> None:
         if backfill := labels.get(LABEL_BACKFILL):
-            enqueue(Key("Backfill", namespace or "", backfill))
+            enqueue(Key("Backfill", namespace or "", backfill), TOGETHER)
 
     async def on_tenant(*, name: str, **_: Any) -> None:
-        enqueue(Key("Tenant", "", name))
+        enqueue(Key("Tenant", "", name), 0)
 
     kopf.on.login(registry=handlers)(_login)  # a registry of one's own has no default login
     kopf.on.event(GROUP, VERSION, "backfills", registry=handlers)(on_backfill)

@@ -30,7 +30,7 @@ _TOLD = {
 COMPLAINT_PAUSE = 600.0
 """Seconds until the same complaint is made again."""
 
-_NEWEST, _OLDEST = 1.0, 15.0
+_NEWEST, _OLDEST = 2.0, 15.0
 
 
 class Reporter:
@@ -57,7 +57,7 @@ class Reporter:
         uid = resource["metadata"]["uid"]
         born = datetime.fromisoformat(resource["metadata"]["creationTimestamp"])
         age = (self._now() - born).total_seconds()
-        pause = min(max(_NEWEST, age / 60), _OLDEST)
+        pause = min(max(_NEWEST, age / 30), _OLDEST)
         return self._clock() - self._written.get(uid, -_OLDEST) >= pause
 
     async def report(self, resource: Mapping[str, Any], report: Report) -> bool:
