@@ -42,6 +42,7 @@ class Storm:
 
     Attributes:
         node_seconds: How long the node's kubelet stands still when the node is lost; once.
+        pause: Longest wait between two faults, in seconds; an operator needs a dozen to be back.
         caps: (time since the epoch, maxParallel) of each edit, in order.
         done: How often what was done.
     """
@@ -52,6 +53,7 @@ class Storm:
     ways: Ways
     uid: str
     node_seconds: float
+    pause: float
     caps: list[tuple[float, int]]
     done: Counter[str] = field(default_factory=Counter)
 
@@ -85,7 +87,7 @@ class Storm:
 
     def _rage(self) -> None:
         pending: list[Callable[[], None]] = []
-        while not self._stop.wait(self._dice.uniform(1, 5)):
+        while not self._stop.wait(self._dice.uniform(1, self.pause)):
             if not pending:  # every kind comes before any comes again
                 pending = self._dice.sample(self._faults, len(self._faults))
             pending.pop()()
@@ -126,7 +128,7 @@ class Storm:
 
     def edit(self) -> None:
         """`maxParallel` goes up or down."""
-        cap = self._dice.choice([2, 3, 5, 8, 12])
+        cap = self._dice.choice([2, 4, 8, 12, 16])
         self.caps.append((time.time(), cap))
         patch = json.dumps({"spec": {"maxParallel": cap}})
         self.namespace.out("patch", "backfill", "b", "--type=merge", "-p", patch)

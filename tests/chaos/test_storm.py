@@ -32,8 +32,9 @@ pytestmark = pytest.mark.cluster
 PARTITIONS = int(os.environ.get("FLOWSTONE_CHAOS_PARTITIONS", "200"))
 SEED = int(os.environ.get("FLOWSTONE_CHAOS_SEED", "11"))
 NODE_SECONDS = float(os.environ.get("FLOWSTONE_CHAOS_NODE_SECONDS", "8"))
-BATCH = 10 if PARTITIONS < 1000 else 50
+BATCH = 10 if PARTITIONS < 1000 else 100
 FIRST_CAP = 6
+SECONDS_EACH = "0.05" if PARTITIONS < 1000 else "0.02"
 
 _TABLE = """
     DROP SCHEMA IF EXISTS chaos CASCADE;
@@ -98,7 +99,7 @@ def test_nothing_is_lost_or_done_twice_in_a_storm(
     psql(_TABLE)
     begin = time.time()
     last = date(2000, 1, 1) + timedelta(days=PARTITIONS - 1)
-    container = work(image, "made", SECONDS_EACH="0.05")
+    container = work(image, "made", SECONDS_EACH=SECONDS_EACH)
     spec: Json = {
         "partitions": {"day": {"from": "2000-01-01", "through": str(last)}},
         "maxParallel": FIRST_CAP,
@@ -107,7 +108,8 @@ def test_nothing_is_lost_or_done_twice_in_a_storm(
     }
     namespace.apply(asset("rows", DAY, container, terminationGracePeriodSeconds=5), backfill("b", "rows", **spec))
     uid = namespace.get("backfill", "b")["metadata"]["uid"]
-    storm = Storm(SEED, operator, namespace, ways, uid, NODE_SECONDS, [(begin, FIRST_CAP)])
+    pause = 5 if PARTITIONS < 1000 else 12
+    storm = Storm(SEED, operator, namespace, ways, uid, NODE_SECONDS, pause, [(begin, FIRST_CAP)])
     jobs = TimedJobs()
     with Watcher(database, uid, PARTITIONS) as watcher, watch_jobs(namespace, jobs):
         query = f"SELECT count(*) FROM flowstone.materialization WHERE backfill = '{uid}' AND state = 'succeeded'"
