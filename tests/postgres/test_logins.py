@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import base64
 import threading
+from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import sql
 
+from flowstone.backfill.edges.local_login import LocalLogin, target_of
+from flowstone.db.catalogue_linter import lint
 from flowstone.db.ledger import Ledger
 from flowstone.db.logins import Login, Logins, try_login
 from flowstone.db.passwords import scram_verifier
+from flowstone.db.tenants import TenantRegistry
 from flowstone.errors import LedgerBusy, LedgerError, LedgerRefused, LedgerUnavailable
-from tests.postgres.conftest import OTHER_SCOPE, SCOPE, WORKER_PASSWORD, Place, Queue, login, request
+from tests.postgres.conftest import CLUSTER, OTHER_SCOPE, SCOPE, WORKER_PASSWORD, Place, Queue, login, request
 from tests.postgres.servers import free_port
 from tests.postgres.test_ledger import done
 
@@ -196,3 +200,36 @@ def settle_soon(ledger: Ledger, fence: int) -> None:
         except LedgerError:
             continue
     return ledger.settle(fence, [done("a", "queued")], close="Lost")
+
+
+def foreign_logins(ledger: Ledger) -> list[str]:
+    """Logins that the proof's linter takes for a hole."""
+    with ledger.database.transaction() as tx:
+        return [what for one in lint(tx) if "not its own" in one.check.name for what in one.what]
+
+
+def test_the_linter_knows_the_tenants_logins_of_local_work(
+    ledger: Ledger, logins: Logins, place: Place, tmp_path: Path
+) -> None:
+    """Local work's login, new or from before this was recorded, is the tenant's own; one of another name stays a hole.
+
+    Once an operator has given it another password it is not this machine's any more, and keeps that password."""
+    scope = TenantRegistry(ledger.database, CLUSTER).register("acme").scope
+    local = LocalLogin(logins, target_of(place.operator), tmp_path, lambda: WORKER_PASSWORD)
+    name = local(scope)["PGUSER"]
+    assert place.all("SELECT role_base || '_a' FROM flowstone.tenant") == [(name,)]
+    assert foreign_logins(ledger) == []
+    with place.connect() as admin:
+        admin.execute("UPDATE flowstone.tenant SET role_base = NULL")
+    assert foreign_logins(ledger) == [name]
+    assert logins.ensure(scope, "tn", "acme").role_name == name
+    assert foreign_logins(ledger) == []
+    logins.drop(name)
+    assert logins.ensure(scope, "tn", "acme").role_name == name
+    logins.ensure(scope, "tn", "acme", "b", "x" * 20)
+    assert foreign_logins(ledger) == [f"tn_{'x' * 20}_b"]
+    logins.set_password(name, scram_verifier("the-operators-own"))
+    again = LocalLogin(logins, target_of(place.operator), tmp_path, lambda: WORKER_PASSWORD)
+    with pytest.raises(LedgerRefused, match="used by an operator"):
+        again(scope)
+    assert try_login(place.server.conninfo(place.name, name, "the-operators-own"))

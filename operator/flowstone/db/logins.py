@@ -58,6 +58,14 @@ _INSERT = """
     RETURNING role_oid
 """
 
+# The linter takes a tenant's login for its own only when its name is made of the registry's word.
+_BASE = "SELECT role_base FROM flowstone.tenant WHERE scope = %(scope)s AND tenant_id = %(tenant)s FOR NO KEY UPDATE"
+
+_RECORD_BASE = """
+    UPDATE flowstone.tenant SET role_base = %(base)s
+    WHERE scope = %(scope)s AND tenant_id = %(tenant)s AND role_base IS NULL
+"""
+
 _LACKING = """
     SELECT NOT pg_catalog.has_function_privilege(r.oid, 'pg_catalog.pg_terminate_backend(int, bigint)', 'EXECUTE')
        AND NOT EXISTS (
@@ -115,7 +123,8 @@ class Logins:
             prefix: "ns" for a namespace's work without a tenant, "tn" for a tenant's.
             tenant_id: The tenant, for "tn".
             slot: Which of the scope's two logins.
-            stem: The random part of the name, when both slots shall share one; drawn when left out.
+            stem: The random part of the name, when both slots shall share one; when left out, the one that the registry
+                has for the tenant, or else a new one, which the registry keeps.
             apart: It works in a database of its own, and so gets no right on the ledger.
 
         Raises:
@@ -123,11 +132,14 @@ class Logins:
         """
         with self._database.transaction() as tx:
             known = self._known(tx, scope, slot)
-            if known is not None:
-                return known
-            name = f"{prefix}_{stem or self._stem()}_{slot}"
-            _create(tx, name, APART if apart else GROUPS[prefix])
-            return Login(name, _map(tx, name, scope, slot, tenant_id), scope, slot, can_login=False)
+            if known is None:
+                name = f"{prefix}_{stem or _recorded_stem(tx, scope, tenant_id) or self._stem()}_{slot}"
+                _create(tx, name, APART if apart else GROUPS[prefix])
+                known = Login(name, _map(tx, name, scope, slot, tenant_id), scope, slot, can_login=False)
+            if tenant_id is not None and stem is None:
+                base = known.role_name.removesuffix(f"_{slot}")
+                tx.run(_RECORD_BASE, {"scope": scope, "tenant": tenant_id, "base": base})
+            return known
 
     def _known(self, tx: Transaction, scope: str, slot: Slot) -> Login | None:
         """The recorded login, if its role is still the one that was recorded; a row without a role is removed."""
@@ -177,6 +189,12 @@ class Logins:
             tx.connection.execute(sql.SQL("DROP OWNED BY {}").format(name))
             tx.connection.execute("RESET ROLE")
             tx.connection.execute(sql.SQL("DROP ROLE {}").format(name))
+
+
+def _recorded_stem(tx: Transaction, scope: str, tenant_id: str | None) -> str | None:
+    """The random part of a tenant's role names, once the registry has one."""
+    row = tx.row(_BASE, {"scope": scope, "tenant": tenant_id})
+    return row[0].removeprefix("tn_") if row and row[0] else None
 
 
 def _create(tx: Transaction, name: str, group: str) -> None:

@@ -24,6 +24,11 @@ from flowstone.tenant.names import tenant_of_scope
 _KEPT = {"hostaddr": "PGHOSTADDR", "sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT"}
 """Parameters of a connection string that a worker needs too, besides host, port and database."""
 
+_IN_USE = (
+    "the tenant's login is used by an operator or another machine: run this backfill there, or give this machine a "
+    "ledger of its own"
+)
+
 _PLACE = {"host": "PGHOST", "port": "PGPORT", "dbname": "PGDATABASE"}
 _KEYWORDS = {**_PLACE, **_KEPT, "user": "PGUSER", "password": "PGPASSWORD"}
 
@@ -71,8 +76,14 @@ class LocalLogin:
             password = self._password(login)
             variables = {**self._target, "PGUSER": login.role_name, "PGPASSWORD": password}
             if not (login.can_login and try_login(_conninfo(variables))):
-                self._logins.set_password(login.role_name, scram_verifier(password))
+                self._let_in(login, password)
         return variables
+
+    def _let_in(self, login: Login, password: str) -> None:
+        """Set the password; but a tenant's login that has another one by now was adopted by an operator."""
+        if login.can_login and tenant_of_scope(login.scope) is not None:
+            raise LedgerRefused(_IN_USE)
+        self._logins.set_password(login.role_name, scram_verifier(password))
 
     def _ensured(self, scope: str) -> Login:
         try:
@@ -91,10 +102,7 @@ class LocalLogin:
         if file.exists():
             return file.read_text()
         if login.can_login and tenant_of_scope(login.scope) is not None:
-            raise LedgerRefused(
-                "the tenant's login is used by an operator or another machine: run this backfill there, or give this "
-                "machine a ledger of its own"
-            )
+            raise LedgerRefused(_IN_USE)
         return _written(file, self._new_password())
 
 
