@@ -16,9 +16,9 @@ import sqlalchemy as sa
 from alembic.operations import MigrateOperation, Operations
 
 from flowstone.db.tenant_table_check import COLUMN, tenant_info
-from flowstone.db.tenant_table_ops import ALL, ProtectOp
+from flowstone.db.tenant_table_ops import ProtectOp
 from flowstone.errors import InvalidSpec
-from flowstone.tenant.protection import DEFAULT, OWNER, Action
+from flowstone.tenant.protection import ALL, DEFAULT, OWNER, Action, checked_actions
 
 __all__ = ["ALL", "COLUMN", "TenantTableOp", "tenant_info"]
 
@@ -70,9 +70,10 @@ class TenantTableOp(MigrateOperation):
             owner: A role that nobody logs in as; None leaves the table to whoever migrates.
 
         Raises:
-            InvalidSpec: A key would reach over tenants.
+            InvalidSpec: A key would reach over tenants, or tenants would have a right that no policy holds back.
         """
-        operations.invoke(cls(name, columns, key, indexes, schema, actions, owner))
+        allowed = checked_actions(name, actions)
+        operations.invoke(cls(name, columns, key, indexes, schema, allowed, owner))
 
 
 @Operations.implementation_for(TenantTableOp)

@@ -19,7 +19,6 @@ from alembic.operations.ops import ModifyTableOps
 
 from flowstone.db.models import SCHEMA
 from flowstone.db.tenant_table_ops import (
-    ALL,
     CreatePolicyOp,
     DropPolicyOp,
     GrantOp,
@@ -30,7 +29,7 @@ from flowstone.db.tenant_table_ops import (
     UnprotectOp,
 )
 from flowstone.db.tenant_table_state import Found, Protection, Right, children, find
-from flowstone.tenant.protection import DEFAULT, OPERATOR, OWNER, POOL, TENANT, Action
+from flowstone.tenant.protection import ALL, DEFAULT, OPERATOR, OWNER, POOL, TENANT, Action, checked_actions
 from flowstone.tenant.wanted import LEDGER, LEDGER_GRANTS, LEDGER_POLICIES, TENANT_POLICIES, WantedPolicy
 
 COLUMN = "tenant_id"
@@ -42,8 +41,12 @@ _COMMANDS = {"*": "ALL", "r": "SELECT", "a": "INSERT", "w": "UPDATE", "d": "DELE
 
 
 def tenant_info(actions: Sequence[Action] = ALL) -> dict[str, Any]:
-    """Return the `info` of a table in the metadata that `op.tenant_table(..., actions=...)` makes."""
-    return {MARK: tuple(actions)}
+    """Return the `info` of a table in the metadata that `op.tenant_table(..., actions=...)` makes.
+
+    Raises:
+        InvalidSpec: Something else than SELECT, INSERT, UPDATE or DELETE is among it.
+    """
+    return {MARK: checked_actions("tenant_info", actions)}
 
 
 @comparators.dispatch_for("table", qualifier="postgresql")
@@ -106,6 +109,7 @@ def _of_child(place: tuple[str, str], found: Found, table: sa.Table) -> Iterator
 
 def declared(columns: Sequence[str], actions: Sequence[Action]) -> Protection:
     """Return how a tenant table is protected, as the catalogue shows it."""
+    checked_actions("tenant_info", actions)
     rights = {Right(OPERATOR, privilege) for privilege in ("SELECT", "DELETE")}
     for role in (TENANT, POOL):
         rights |= {Right(role, action) for action in actions if action != "UPDATE"}

@@ -16,10 +16,8 @@ from alembic.autogenerate.render import renderers
 from alembic.operations import MigrateOperation, Operations
 
 from flowstone.errors import InvalidSpec
-from flowstone.tenant.protection import OPERATOR, OWNER, POOL, TENANT, Action, policies, protect
+from flowstone.tenant.protection import ALL, OPERATOR, OWNER, POOL, TENANT, Action, checked_actions, policies, protect
 from flowstone.tenant.statements import identifier, literal
-
-ALL: tuple[Action, ...] = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 
 class _Invoker(Protocol):
@@ -115,6 +113,9 @@ class ProtectOp(TableOp):
     actions: Sequence[Action] = ALL
     owner: str | None = OWNER
     schema: str = "public"
+
+    def __post_init__(self) -> None:
+        checked_actions(self.table, self.actions)
 
     def statements(self) -> list[str]:
         """Let the groups into the schema, protect the table, hand it over."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
+from flowstone.errors import InvalidSpec
 from flowstone.tenant.statements import identifier
 
 TENANT = "flowstone_tenant"
@@ -29,6 +30,9 @@ DEFAULT = "flowstone.tenant_id()"
 
 Action = Literal["SELECT", "INSERT", "UPDATE", "DELETE"]
 
+ALL: tuple[Action, ...] = get_args(Action)
+"""What tenants may do at most: row level security holds back nothing else, such as TRUNCATE."""
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -42,6 +46,25 @@ class Policy:
     role: str
     predicate: str
     permissive: bool = True
+
+
+def checked_actions(table: str, actions: Sequence[Action]) -> tuple[Action, ...]:
+    """Return what tenants may do with a table, if row level security holds all of it.
+
+    Args:
+        table: Its name, for the message.
+        actions: What was asked for.
+
+    Raises:
+        InvalidSpec: Another privilege is among it; TRUNCATE, for one, empties the table of all tenants.
+    """
+    field, remedy = f"{table}.actions", f"a list of {', '.join(ALL)}: row level security holds back nothing else"
+    if isinstance(actions, str):
+        raise InvalidSpec(field, actions, remedy)
+    for one in actions:
+        if one not in ALL:
+            raise InvalidSpec(field, one, remedy)
+    return tuple(actions)
 
 
 def policies(column: str = "tenant_id") -> tuple[Policy, ...]:
@@ -65,6 +88,9 @@ def protect(table: str, columns: Sequence[str], *, actions: Sequence[Action], co
         columns: Names of its other columns, which may be updated.
         actions: What tenants may do.
         column: The column with the tenant's id.
+
+    Raises:
+        InvalidSpec: Tenants would have a right that row level security does not hold back.
     """
     made = [f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY", f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY"]
     for policy in policies(column):
@@ -80,7 +106,7 @@ def protect(table: str, columns: Sequence[str], *, actions: Sequence[Action], co
 def grants(table: str, columns: Sequence[str], *, actions: Sequence[Action]) -> list[str]:
     """Return the statements that give the groups what they may do, and nothing else."""
     made = [f"REVOKE ALL ON TABLE {table} FROM PUBLIC, {TENANT}, {POOL}, {OPERATOR}"]
-    words: list[str] = [one for one in actions if one != "UPDATE"]
+    words: list[str] = [one for one in checked_actions(table, actions) if one != "UPDATE"]
     if "UPDATE" in actions and columns:
         words.append(f"UPDATE ({', '.join(map(identifier, columns))})")
     if words:

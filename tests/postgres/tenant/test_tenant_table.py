@@ -131,6 +131,22 @@ def test_a_key_that_reaches_over_tenants_is_refused(
         assert admin.execute("SELECT to_regclass('public.refused')").fetchone() == (None,)
 
 
+@pytest.mark.parametrize("wrong", ["TRUNCATE", "REFERENCES", "TRIGGER", "ALL", "select", "MAINTAIN"])
+def test_a_right_that_no_policy_holds_back_is_refused(
+    operations: Callable[[], Any], server: Server, wrong: Any
+) -> None:
+    """TRUNCATE and its like ignore row level security: refused by field, value and remedy, and nothing is made."""
+    message = rf"refused\.actions: '{wrong}': a list of SELECT, INSERT, UPDATE, DELETE"
+    with pytest.raises(InvalidSpec, match=message), operations() as op:
+        op.tenant_table("refused", sa.Column("id", sa.BigInteger), key=["id"], actions=["SELECT", wrong])
+    with server.connect() as admin:
+        assert admin.execute("SELECT to_regclass('public.refused')").fetchone() == (None,)
+    with pytest.raises(InvalidSpec, match=r"tenant_info\.actions"):
+        tenant_table.tenant_info(["SELECT", wrong])
+    with pytest.raises(InvalidSpec, match=r"refused\.actions"), operations() as op:
+        op.protect_tenant_table("refused", ["id"], actions=["SELECT", wrong])
+
+
 def test_a_table_in_a_schema_of_its_own_can_be_purged_and_restored(
     operations: Callable[[], Any], server: Server
 ) -> None:

@@ -287,6 +287,19 @@ def test_a_new_table_is_written_with_its_protection(project: Project) -> None:
     assert "room" not in {row[0] for row in project.catalogue()}
 
 
+@pytest.mark.parametrize("name", ["booking", "room"], ids=["a table that is there", "a new one"])
+def test_a_declared_right_that_no_policy_holds_back_fails_the_check(project: Project, name: str) -> None:
+    """Written into `info` by hand, TRUNCATE is refused before a grant of it is written into a migration."""
+    mark = next(iter(tenant_info()))
+    place = f"{project.schema}.{name}"
+    table = project.metadata.tables.get(place)
+    if table is None:
+        table = sa.Table(name, project.metadata, tenant_id())
+    table.info[mark] = ("SELECT", "TRUNCATE")
+    with pytest.raises(InvalidSpec, match="'TRUNCATE': a list of SELECT"):
+        project.check()
+
+
 def test_a_new_column_may_be_updated(project: Project) -> None:
     """A column that is added later gets the grant that `op.tenant_table` would have given."""
     project.metadata.tables[f"{project.schema}.booking"].append_column(sa.Column("seats", sa.Integer))
