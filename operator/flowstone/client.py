@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -29,7 +30,7 @@ from flowstone.db.tenant_pool import TenantPool
 from flowstone.db.tenant_session import TenantConnection
 from flowstone.db.tenants import TenantRegistry, TenantRow
 from flowstone.errors import SchemaNotCompatible, UnsafeLogin
-from flowstone.guard import Guards
+from flowstone.guard import GuardContext, Guards, RegisteredTenant
 from flowstone.local import LocalMachine, home_of
 from flowstone.tenant.capability import required
 from flowstone.tenant.signing import ContextKeys
@@ -68,11 +69,10 @@ class FlowStone:
         self._closing = ExitStack()
         self._closing.callback(closing)
         self._closing.callback(pool.close)
-        self.materializations = Materializations(self.connection, cluster)
         self._home = home or home_of(None)
-        self.backfills = Backfills(
-            self._open_ledger, self._tenant, guards or Guards.installed(), cluster, self._local_machine
-        )
+        guards = guards or Guards.installed()
+        self.materializations = Materializations(self.connection, cluster, guards, self._guarded)
+        self.backfills = Backfills(self._open_ledger, self._tenant, guards, cluster, self._local_machine)
 
     @classmethod
     def connect(
@@ -96,7 +96,8 @@ class FlowStone:
             folder: Where the embedded database lies, and what functions leave behind: logs of failed runs, logins;
                 the user's data directory when left out.
             cluster: Cluster id of the scopes.
-            guards: Asked before a backfill is queued; the installed ones when left out.
+            guards: Asked before a backfill is queued or a report is kept, and which assets are listed; the installed
+                ones when left out.
 
         Raises:
             UnsafeLogin: The key file is not as it should be.
@@ -157,6 +158,11 @@ class FlowStone:
             registry.register(tenant_id)
             self._known.add(tenant_id)
         return registry.active(tenant_id)
+
+    def _guarded(self) -> GuardContext:
+        """What guards are told of the tenant in force."""
+        tenant_id = required().tenant_id
+        return GuardContext(RegisteredTenant(tenant_id, cache(lambda: self._tenant(tenant_id).tier)))
 
     def _local_machine(self, ledger: Ledger) -> LocalMachine:
         return LocalMachine(ledger, self._operator_url, self._home, os.environ)

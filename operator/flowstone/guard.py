@@ -1,4 +1,5 @@
-"""Guards: who may see and who may compute an asset, decided anew at planning and at each hand-out.
+"""Guards: who may see and who may compute an asset, decided anew at planning, at each hand-out, and at each report and
+listing of a Python program.
 
 A guard is any object with the two methods of `Guard`. Installed ones are found through the entry point group
 `flowstone.guards`; all of them must agree. A guard that cannot be loaded, raises, or answers anything but True or False
@@ -7,12 +8,12 @@ has refused: guards fail closed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from flowstone.errors import TenantRefused
+from flowstone.errors import FlowStoneError, TenantRefused
 
 TIERS = ("basic", "standard", "premium", "enterprise")
 """Tiers, each including what the ones before it may do."""
@@ -32,12 +33,26 @@ class Tenant:
 
 
 @dataclass(frozen=True, slots=True)
+class RegisteredTenant:
+    """A tenant whose tier is read from the registry when a guard asks for it: a pooled login may not read there."""
+
+    id: str
+    read_tier: Callable[[], str] = field(repr=False)
+
+    @property
+    def tier(self) -> str:
+        """The tenant's tier."""
+        return self.read_tier()
+
+
+@dataclass(frozen=True, slots=True)
 class Asset:
     """An asset, as guards see it.
 
     Attributes:
         id: The asset's id.
-        required_tier: The lowest tier that may have it; None means any tenant, and no tenant at all.
+        required_tier: The lowest tier that may have it; None means any tenant, and no tenant at all. Reports and
+            listings of a Python program have None, since the ledger does not know it.
         namespace: Where its resource is.
     """
 
@@ -50,7 +65,7 @@ class Asset:
 class GuardContext:
     """Under which circumstances the question is asked; `tenant` is None for work without a tenant."""
 
-    tenant: Tenant | None = None
+    tenant: Tenant | RegisteredTenant | None = None
 
 
 @runtime_checkable
@@ -112,6 +127,8 @@ class Guards:
             ask = guard.can_access if action == "access" else guard.can_materialize
             try:
                 answer = ask(asset, context)
+            except FlowStoneError as error:  # our own words name no tenant, and say what to do
+                return f"guard {name!r} failed, which counts as no: {type(error).__name__}: {error}"
             except Exception as error:
                 return f"guard {name!r} failed with {type(error).__name__}, which counts as no"
             if answer is not True:
@@ -147,5 +164,9 @@ def _loaded(point: EntryPoint) -> Guard:
     try:
         guard = point.load()()
     except Exception as error:
-        return _BrokenGuard(f"{point.value}: not loaded: {type(error).__name__}")
-    return guard if isinstance(guard, Guard) else _BrokenGuard(f"{point.value}: no guard: it lacks a method")
+        return _BrokenGuard(f"{point.value}: not loaded: {type(error).__name__}: {error}")
+    return (
+        guard
+        if isinstance(guard, Guard)
+        else _BrokenGuard(f"{point.value}: no guard: it lacks can_access or can_materialize")
+    )

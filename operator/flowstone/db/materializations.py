@@ -10,6 +10,7 @@ from datetime import datetime
 
 from flowstone.db.connection import translated
 from flowstone.db.tenant_session import TenantConnection
+from flowstone.guard import Asset, GuardContext, Guards
 from flowstone.partition import Key, serialize
 from flowstone.tenant.capability import required
 from flowstone.tenant.names import asset_identity
@@ -47,11 +48,24 @@ class Materializations:
     """Reports and lists what is done, for the tenant in force and nobody else.
 
     Every method raises `TenantRequired` outside `with_tenant`.
+
+    Args:
+        connect: Opens a transaction that works for the tenant in force.
+        guards: Asked about each asset that is reported or listed.
+        context: Returns what guards are told of the tenant in force.
     """
 
-    def __init__(self, connect: Callable[[], AbstractContextManager[TenantConnection]], cluster: str) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], AbstractContextManager[TenantConnection]],
+        cluster: str,
+        guards: Guards,
+        context: Callable[[], GuardContext],
+    ) -> None:
         self._connect = connect
         self._cluster = cluster
+        self._guards = guards
+        self._context = context
 
     def insert(self, asset: str, partition: Key) -> Materialization:
         """Report that a partition of an asset was materialized just now; each report is kept.
@@ -63,6 +77,7 @@ class Materializations:
         Raises:
             InvalidSpec: This is no asset id.
             InvalidPartition: This is no key.
+            TenantRefused: A guard does not let the tenant see or compute the asset.
         """
         required()
         values = {
@@ -70,14 +85,21 @@ class Materializations:
             "partition": serialize(partition),
             "report": report_uid(),
         }
+        seen, context = Asset(asset), self._context()
+        self._guards.require("access", seen, context)
+        self._guards.require("materialize", seen, context)
         with translated(), self._connect() as connection:
             return next(_read(row) for row in connection.execute(_INSERT, values))
 
     def list_all(self) -> list[Materialization]:
-        """Return all that was materialized for this tenant, oldest first."""
+        """Return all that was materialized for this tenant, oldest first; without assets that a guard hides from it."""
         required()
         with translated(), self._connect() as connection:
-            return [_read(row) for row in connection.execute(_LIST).fetchall()]
+            rows = [_read(row) for row in connection.execute(_LIST).fetchall()]
+        context = self._context()
+        assets = {Asset(row.asset, namespace=row.metadata["namespace"]) for row in rows}
+        open_ones = {one for one in assets if self._guards.refusal("access", one, context) is None}
+        return [row for row in rows if Asset(row.asset, namespace=row.metadata["namespace"]) in open_ones]
 
 
 def report_uid() -> str:

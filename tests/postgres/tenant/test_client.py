@@ -263,6 +263,42 @@ def test_guards_are_asked_before_anything_is_queued(
             assert stone.backfills.run("a", partitions=["p"], required_tier="basic")
 
 
+class Hides:
+    """Hides asset `secret`, lets `given` be seen and not computed, and asks for the tier of a tenant about `dear`."""
+
+    def can_access(self, asset: Any, context: Any) -> bool:
+        return asset.id != "secret" and (asset.id != "dear" or context.tenant.tier == "premium")
+
+    def can_materialize(self, asset: Any, context: Any) -> bool:
+        return bool(asset.id != "given")
+
+
+def test_guards_decide_what_is_reported_and_listed(
+    stone: FlowStone, urls: dict[str, str], key_file: Path, pair: tuple[str, str]
+) -> None:
+    """Rows of an asset that a guard hides are left out, and it gets no report; nor does one that may only be seen.
+
+    The tier that a guard asks for is the registry's; where that cannot be read, the guard has refused, with the remedy.
+    """
+    guards = Guards((("mine", Hides()),))
+    with Ledger.connect(urls["operator_url"], cluster="local") as ledger:
+        TenantRegistry(ledger.database, "local").register(pair[1], "premium")
+    for tenant, shown in ((pair[0], ["given", "plain"]), (pair[1], ["dear", "given", "plain"])):
+        with FlowStone.connect(**urls, key=key_file, guards=guards) as guarded, with_tenant(tenant):
+            for asset in ("dear", "given", "plain", "secret"):
+                stone.materializations.insert(asset, "p")
+            assert [row[0] for row in seen(guarded)] == shown
+            for asset, action in (("secret", "access"), ("given", "materialize")):
+                with pytest.raises(TenantRefused, match=f"^{action}: guard 'mine' refused"):
+                    guarded.materializations.insert(asset, "p")
+            guarded.materializations.insert("plain", "q")
+            assert [row[0] for row in seen(guarded)] == [*shown, "plain"]
+    with FlowStone.connect(urls["url"], key_file, guards=guards) as pooled, with_tenant(pair[1]):
+        assert [row[0] for row in seen(pooled)] == ["given", "plain", "plain"]
+        with pytest.raises(TenantRefused, match="operator_url="):
+            pooled.materializations.insert("dear", "p")
+
+
 def test_unknown_tenants_are_refused(urls: dict[str, str], key_file: Path, pair: tuple[str, str]) -> None:
     """With a URL nobody is registered on the way, neither by reports nor by backfills."""
     with FlowStone.connect(**urls, key=key_file) as stone, with_tenant(pair[0]):

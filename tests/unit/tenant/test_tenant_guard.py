@@ -89,9 +89,9 @@ def test_all_guards_must_agree_and_the_one_that_does_not_is_named() -> None:
     [
         (f"{__name__}:Raises", "LookupError"),
         (f"{__name__}:Truthy", "refused"),
-        (f"{__name__}:Half", "TenantRefused"),
-        (f"{__name__}:Missing", "TenantRefused"),
-        ("no.such.module:Guard", "TenantRefused"),
+        (f"{__name__}:Half", "lacks can_access or can_materialize"),
+        (f"{__name__}:Missing", "has no attribute 'Missing'"),
+        ("no.such.module:Guard", "no.such.module:Guard: not loaded: ModuleNotFoundError: No module named 'no'"),
     ],
 )
 def test_a_guard_that_does_not_work_refuses(value: str, words: str) -> None:
