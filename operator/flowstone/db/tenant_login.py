@@ -1,6 +1,7 @@
 """Whether a login may be used for tenants' work: only one that row level security binds.
 
-Superusers, BYPASSRLS logins and table owners read past every policy without an error, so the test is made by
+Superusers, BYPASSRLS logins and table owners read past every policy without an error, and who reads the signing key may
+be any tenant, so the test is made by
 asking the catalogue, once per connection, and not by trusting a name.
 """
 
@@ -33,6 +34,17 @@ SELECT CASE
         THEN 'it may become a role that sees every row (SET ROLE)'
     WHEN EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.relrowsecurity
         AND pg_catalog.pg_has_role(r.oid, c.relowner, 'MEMBER')) THEN 'it owns a protected table'
+    WHEN EXISTS (SELECT FROM pg_catalog.pg_roles b
+        JOIN pg_catalog.pg_class c ON c.relname = 'context_key' AND c.relnamespace = (
+            SELECT n.oid FROM pg_catalog.pg_namespace n WHERE n.nspname = 'flowstone')
+        WHERE pg_catalog.pg_has_role(r.oid, b.oid, 'MEMBER')
+          AND (pg_catalog.has_table_privilege(b.oid, c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER')
+               OR pg_catalog.has_any_column_privilege(b.oid, c.oid, 'SELECT, INSERT, UPDATE')))
+        THEN 'it may read or change the key that contexts are signed with (flowstone.context_key), as members of '
+             'pg_read_all_data and pg_write_all_data may'
+    WHEN EXISTS (SELECT FROM pg_catalog.pg_roles g WHERE g.rolname = 'flowstone_namespace'
+        AND pg_catalog.pg_has_role(r.oid, g.oid, 'MEMBER'))
+        THEN 'it is in flowstone_namespace, whose logins see work without a tenant'
     END,
     EXISTS (SELECT FROM pg_catalog.pg_roles g WHERE g.rolname = 'flowstone_pool'
         AND pg_catalog.pg_has_role(r.oid, g.oid, 'USAGE')),

@@ -330,6 +330,35 @@ def test_logins_that_see_past_row_security_are_refused_for_tenants(
             stone.materializations.list_all()
 
 
+@pytest.mark.parametrize(
+    ("grant", "words"),
+    [
+        ("pg_read_all_data", "context_key"),
+        ("pg_write_all_data", "context_key"),
+        ("SELECT (inner_pad) ON flowstone.context_key", "context_key"),
+        ("flowstone_namespace", "flowstone_namespace"),
+    ],
+)
+@pytest.mark.parametrize("inherits", ["INHERIT", "NOINHERIT"])
+def test_pooled_logins_with_the_key_or_a_namespaces_rows_are_refused(
+    server: Server, key_file: Path, grant: str, words: str, inherits: str
+) -> None:
+    """Who may read or change the signing key could be any tenant; by a grant, a membership, or one to SET ROLE to."""
+    with server.connect() as admin:
+        admin.execute(f"CREATE ROLE odd LOGIN {inherits} PASSWORD '{POOL_PASSWORD}'".encode())
+        admin.execute("CREATE ROLE between")
+        try:
+            admin.execute("GRANT flowstone_pool TO between")
+            admin.execute(f"GRANT {grant} TO between".encode())
+            admin.execute("GRANT between TO odd")
+            url = server.conninfo("postgres", "odd", POOL_PASSWORD)
+            refused = pytest.raises(UnsafeLogin, match=rf"{words}.*: connect with a login of its own: CREATE ROLE")
+            with FlowStone.connect(url, key_file) as stone, with_tenant("tenant_a"), refused:
+                stone.materializations.list_all()
+        finally:
+            admin.execute("DROP OWNED BY between; DROP ROLE odd, between")
+
+
 def test_a_pooled_login_alone_cannot_run_backfills(urls: dict[str, str], key_file: Path, server: Server) -> None:
     """Without the operator's address backfills are refused, saying which is missing; a database without ledger too."""
     with FlowStone.connect(urls["url"], key_file) as stone, pytest.raises(UnsafeLogin, match="operator_url="):
