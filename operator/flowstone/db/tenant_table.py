@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from alembic.operations import MigrateOperation, Operations
 
-from flowstone.db.tenant_table_check import COLUMN, tenant_info
+from flowstone.db.tenant_table_check import tenant_info
 from flowstone.db.tenant_table_ops import ProtectOp
-from flowstone.errors import InvalidSpec
+from flowstone.db.tenant_table_rules import COLUMN, check_key, check_table
 from flowstone.tenant.protection import ALL, DEFAULT, OWNER, Action, checked_actions
 
 __all__ = ["ALL", "COLUMN", "TenantTableOp", "tenant_info"]
@@ -70,9 +70,11 @@ class TenantTableOp(MigrateOperation):
             owner: A role that nobody logs in as; None leaves the table to whoever migrates.
 
         Raises:
-            InvalidSpec: A key would reach over tenants, or tenants would have a right that no policy holds back.
+            InvalidSpec: A key would reach over tenants, one tenant could use up the numbers of a column, or
+                tenants would have a right that no policy holds back.
         """
         allowed = checked_actions(name, actions)
+        check_key(name, key)
         operations.invoke(cls(name, columns, key, indexes, schema, allowed, owner))
 
 
@@ -81,23 +83,9 @@ def _make(operations: Operations, operation: TenantTableOp) -> None:
     tenant = sa.Column(COLUMN, sa.Text(collation="C"), nullable=False, server_default=sa.text(DEFAULT))
     primary = sa.PrimaryKeyConstraint(COLUMN, *operation.key)
     made = operations.create_table(operation.name, tenant, *operation.columns, primary, schema=operation.schema)
-    _check(made)
+    check_table(made)  # the migration's transaction takes it away again
     for columns in operation.indexes:
         label = "_".join([operation.name, *columns, "idx"])
         operations.create_index(label, operation.name, [COLUMN, *columns], schema=operation.schema)
     names = [item.name for item in operation.columns if isinstance(item, sa.Column) and item.computed is None]
     operations.invoke(ProtectOp(operation.name, names, operation.actions, operation.owner, operation.schema))
-
-
-def _check(table: sa.Table) -> None:
-    """Refuse keys that would reach over tenants; the migration's transaction takes the table away again."""
-    for constraint in table.constraints:
-        if isinstance(constraint, sa.PrimaryKeyConstraint | sa.UniqueConstraint | sa.ForeignKeyConstraint):
-            _require_first(f"{table.name}.{type(constraint).__name__}", [one.name for one in constraint.columns])
-    for index in table.indexes:
-        _require_first(f"{table.name}.{index.name}", [one.name for one in index.columns])
-
-
-def _require_first(field: str, names: Sequence[str]) -> None:
-    if not names or names[0] != COLUMN:
-        raise InvalidSpec(field, ", ".join(names), f"begin with {COLUMN}, or other tenants are reached through it")

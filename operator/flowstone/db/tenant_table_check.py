@@ -28,11 +28,10 @@ from flowstone.db.tenant_table_ops import (
     TableOp,
     UnprotectOp,
 )
+from flowstone.db.tenant_table_rules import COLUMN, check_table
 from flowstone.db.tenant_table_state import Found, Protection, Right, children, find
 from flowstone.tenant.protection import ALL, DEFAULT, OPERATOR, OWNER, POOL, TENANT, Action, checked_actions
 from flowstone.tenant.wanted import LEDGER, LEDGER_GRANTS, LEDGER_POLICIES, TENANT_POLICIES, WantedPolicy
-
-COLUMN = "tenant_id"
 
 MARK = "flowstone.tenant_table"
 """Key in a table's `info` with what tenants may do."""
@@ -86,6 +85,7 @@ def _marked(table: sa.Table) -> bool:
 
 
 def _of_tenants(place: tuple[str, str], table: sa.Table, found: Found | None) -> Iterator[TableOp]:
+    check_table(table)
     if found is not None and found.child:
         yield from _of_child(place, found, table)
         return

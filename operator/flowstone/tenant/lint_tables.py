@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flowstone.tenant.linter import Check
+from flowstone.tenant.protection import LASTING
 
 TABLE_CHECKS: tuple[Check, ...] = (
     Check(
@@ -63,6 +64,25 @@ TABLE_CHECKS: tuple[Check, ...] = (
           AND l.relname IN ('materialization', 'latest', 'attempt')
         """,
         "drop it and make it with tenant_id as its first column",
+    ),
+    Check(
+        "one tenant can use up the numbers of all",
+        f"""
+        SELECT DISTINCT t.label || '.' || a.attname, t.oid
+        FROM tenant_table t JOIN (
+            SELECT d.refobjid, d.refobjsubid, d.objid FROM pg_depend d
+            WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
+            UNION
+            SELECT f.adrelid, f.adnum, d.refobjid FROM pg_attrdef f JOIN pg_depend d ON d.objid = f.oid
+            WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass
+        ) u (relid, attnum, sequence) ON u.relid = t.oid
+        JOIN pg_sequence s ON s.seqrelid = u.sequence
+        JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = u.attnum
+        WHERE s.seqcycle OR a.atttypid IN ('smallint'::regtype, 'integer'::regtype)
+           OR (CASE WHEN s.seqincrement > 0 THEN s.seqmax::numeric - s.seqstart ELSE s.seqstart::numeric - s.seqmin END)
+              / (abs(s.seqincrement::numeric) * s.seqcache) < {LASTING}
+        """,  # noqa: S608 - put together from this package's constants
+        "ALTER COLUMN ... TYPE bigint, ALTER SEQUENCE ... AS bigint NO MAXVALUE NO CYCLE; or a key that tenants choose",
     ),
     Check(
         "a foreign key reaches over tenants",

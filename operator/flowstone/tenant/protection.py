@@ -48,6 +48,11 @@ class Policy:
     permissive: bool = True
 
 
+LASTING = 2**53
+"""How many numbers the sequence behind a tenant table must have. All tenants draw from it, and a number is gone also
+when the transaction rolls back; at a million a second, this many last 285 years."""
+
+
 def checked_actions(table: str, actions: Sequence[Action]) -> tuple[Action, ...]:
     """Return what tenants may do with a table, if row level security holds all of it.
 

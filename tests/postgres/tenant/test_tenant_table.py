@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
+from sqlalchemy.dialects import postgresql
 
 from flowstone.db import tenant_table
 from flowstone.db.tenant_table_check import declared
@@ -118,8 +119,9 @@ def test_the_catalogue_shows_what_was_written(operations: Callable[[], Any], ser
         sa.Column("code", sa.Text, unique=True),
         sa.Column("code", sa.Text, index=True),
         sa.Column("other", sa.Text, sa.ForeignKey("flowstone.tenant.tenant_id")),
+        postgresql.ExcludeConstraint(("note", "="), using="btree"),
     ],
-    ids=["unique constraint", "unique column", "index", "foreign key"],
+    ids=["unique constraint", "unique column", "index", "foreign key", "exclusion"],
 )
 def test_a_key_that_reaches_over_tenants_is_refused(
     operations: Callable[[], Any], server: Server, column: sa.schema.SchemaItem
@@ -129,6 +131,52 @@ def test_a_key_that_reaches_over_tenants_is_refused(
         op.tenant_table("refused", sa.Column("note", sa.Text), column, key=["note"])
     with server.connect() as admin:
         assert admin.execute("SELECT to_regclass('public.refused')").fetchone() == (None,)
+
+
+NARROW = [
+    pytest.param(sa.SmallInteger, [sa.Identity()], {}, "'SMALLINT': sa.BigInteger", id="smallint"),
+    pytest.param(sa.Integer, [sa.Identity(always=True)], {}, "'INTEGER': sa.BigInteger", id="integer"),
+    pytest.param(sa.BigInteger, [sa.Identity(cycle=True)], {}, "without cycle", id="cycle"),
+    pytest.param(sa.BigInteger, [sa.Identity(maxvalue=2**31)], {}, "2147483647 numbers", id="maxvalue"),
+    pytest.param(sa.BigInteger, [sa.Identity(start=2**63 - 9)], {}, "8 numbers", id="start"),
+    pytest.param(sa.BigInteger, [sa.Identity(increment=2**60)], {}, "7 numbers", id="increment"),
+    pytest.param(sa.BigInteger, [sa.Identity(increment=-1, minvalue=-1000)], {}, "999 numbers", id="downwards"),
+    pytest.param(sa.BigInteger, [sa.Identity(cache=2**50)], {}, "8191 numbers", id="cache"),
+    pytest.param(sa.BigInteger, [sa.Sequence("tickets")], {}, r"sa\.Identity\(\)", id="sequence"),
+    pytest.param(
+        sa.BigInteger,
+        [],
+        {"server_default": sa.text("NEXTVAL('flowstone.batch_fence_seq')")},
+        r"sa\.Identity\(\)",
+        id="nextval",
+    ),
+    pytest.param(sa.Integer, [], {"autoincrement": True}, r"sa\.Identity\(\)", id="serial"),
+]
+
+
+@pytest.mark.parametrize(("kind", "items", "options", "message"), NARROW)
+def test_numbers_that_one_tenant_could_use_up_are_refused(
+    operations: Callable[[], Any], kind: Any, items: list[Any], options: dict[str, Any], message: str
+) -> None:
+    """All draw from one sequence, and rolling back gives nothing back: it must be as good as endless."""
+    with pytest.raises(InvalidSpec, match=rf"^refused\.number: .*{message}"), operations() as op:
+        op.tenant_table("refused", sa.Column("number", kind, *items, **options), key=["number"])
+
+
+def test_numbers_that_last_are_taken(operations: Callable[[], Any], server: Server) -> None:
+    """An identity over bigint may begin elsewhere and count in steps; a narrow key that tenants choose is fine."""
+    with operations() as op:
+        number = sa.Column("number", sa.BigInteger, sa.Identity(start=1000, increment=10, cache=20))
+        op.tenant_table("lasting", sa.Column("seat", sa.SmallInteger), number, key=["seat"])
+    with server.connect() as admin:
+        admin.execute("DROP TABLE public.lasting")
+
+
+@pytest.mark.parametrize("key", [[], "id"], ids=["nothing", "a word"])
+def test_a_key_without_a_column_is_refused(operations: Callable[[], Any], key: Any) -> None:
+    """With `tenant_id` alone each tenant would have one row; a word is no list of columns."""
+    with pytest.raises(InvalidSpec, match=r"^refused\.key: .*such as \['id'\]"), operations() as op:
+        op.tenant_table("refused", sa.Column("id", sa.BigInteger), key=key)
 
 
 @pytest.mark.parametrize("wrong", ["TRUNCATE", "REFERENCES", "TRIGGER", "ALL", "select", "MAINTAIN"])
