@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+from psycopg import errors as pg
 from psycopg import sql
 
 from flowstone.db.canaries import SECRET, VICTIM_ID, Cage, Canary
@@ -70,6 +71,12 @@ def accepted(cage: Cage, keys: ContextKeys) -> bool:
         signed = ContextKeys(keys.keys, own.scope.split("/")[1]).sign(tenant, int(now) + 300)
         with connection.transaction():
             return connection.execute("SELECT flowstone.enter_tenant(%s)", [signed]).fetchall() == [("entered",)]
+
+
+def undecided(results: Iterable[Result]) -> bool:
+    """Whether all that did not hold was cut off waiting for a lock, which is no answer."""
+    outcomes = {one.outcome for one in results if one.state == "open"}
+    return outcomes == {pg.LockNotAvailable.sqlstate}
 
 
 def state(canary: Canary) -> str:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import uuid4
 
 import psycopg
@@ -21,12 +21,16 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from flowstone.db.connection import Connection, Database, Transaction, translated, wired
+from flowstone.db.lock_watch import Locker, kept_free, naming_lockers
 from flowstone.db.logins import Logins
 from flowstone.db.passwords import apply_verifier, scram_verifier
 from flowstone.db.roles import OPERATOR, POOL, TENANTS
 from flowstone.db.tenant_steps import random_stem
 from flowstone.errors import LedgerBusy, LedgerError, LedgerRefused
 from flowstone.tenant.names import CANARY_PREFIX, tenant_scope
+
+TABLE = "flowstone.canary"
+"""Where only canaries have rows."""
 
 LEASE_SECONDS = 120
 """A proof that breaks off keeps others from running for so long."""
@@ -84,11 +88,13 @@ class Cage:
 
     Attributes:
         pool: Its connection string; None when the operator may not make pooled logins.
+        lockers: Sessions that were seen locking the canaries' table meanwhile.
     """
 
     attacker: Canary
     victim: Canary
     pool: str | None
+    lockers: Sequence[Locker] = ()
 
 
 class Canaries:
@@ -121,14 +127,15 @@ class Canaries:
         """Yield the cage; it is empty again afterwards.
 
         Raises:
-            LedgerBusy: Another proof runs.
+            LedgerBusy: Another proof runs, or somebody locks a table; names table, session and remedy.
             LedgerRefused: The operator lacks a right for it.
         """
         owner = secrets.token_hex(8)
         bases = self._register(owner)
         try:
-            self._clean(bases)
-            yield self._made(bases)
+            with naming_lockers(self._database), kept_free(self._database, TABLE) as lockers:
+                self._clean(bases)
+                yield replace(self._made(bases), lockers=lockers)
         finally:
             with suppress(LedgerError):
                 self._clean(bases)

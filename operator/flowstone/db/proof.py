@@ -10,7 +10,8 @@ tell the same. A table whose protection is gone is restored where the owner is o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from time import time
@@ -18,13 +19,14 @@ from time import time
 from structlog.stdlib import BoundLogger
 from structlog.typing import FilteringBoundLogger
 
-from flowstone.db.attack_runner import Ground, accepted, run, state
-from flowstone.db.canaries import Cage, Canaries
+from flowstone.db.attack_runner import Ground, accepted, run, state, undecided
+from flowstone.db.canaries import TABLE, Cage, Canaries
 from flowstone.db.catalogue_linter import Offence, lint
 from flowstone.db.connection import Database, Transaction
 from flowstone.db.differential import compare
+from flowstone.db.lock_watch import kept_free, naming_lockers
 from flowstone.db.mode_proof import ModeProof
-from flowstone.errors import LedgerError, LedgerRefused
+from flowstone.errors import LedgerBusy, LedgerError, LedgerRefused
 from flowstone.tenant.attack import Result
 from flowstone.tenant.hardening import MEASURES
 from flowstone.tenant.proof import Finding, Group, Report, Standing, grouped, unknown, verdict
@@ -91,10 +93,10 @@ def verify(
         clock: Unix seconds.
 
     Raises:
-        LedgerBusy: Another proof runs.
+        LedgerBusy: Another proof runs, or a session locks a table with tenants' rows; says which.
         LedgerUnavailable: Postgres does not answer.
     """
-    with database.transaction() as tx:
+    with _looking(database) as tx:
         offences = lint(tx)
     try:
         canaries, modes = Canaries(database, cluster, conninfo), ModeProof(database, cluster, conninfo)
@@ -116,6 +118,13 @@ def verify(
     )
 
 
+@contextmanager
+def _looking(database: Database) -> Iterator[Transaction]:
+    """Yield a transaction for the linter: Postgres locks a table to print its policies."""
+    with naming_lockers(database), kept_free(database, TABLE), database.transaction() as tx:
+        yield tx
+
+
 def finding(offence: Offence) -> Finding:
     """Return what a check of the linter found."""
     some = ", ".join(offence.what[:5]) + (f" and {len(offence.what) - 5} more" if len(offence.what) > 5 else "")
@@ -132,6 +141,8 @@ def _attack(
         usable = keys if keys is not None and accepted(cage, keys) else None
         results = list(run(cage, ATTACKS, Ground(usable, left_open)))
         results += modes.results(left_open)
+        if cage.lockers and undecided(results):
+            raise LedgerBusy("; ".join(sorted({str(one) for one in cage.lockers})))
         compared, differences = compare(database, cage)
         changed = () if _states(cage) == before else (_changed(),)
     return Report(
@@ -212,8 +223,9 @@ class IsolationProof:
 
         Raises:
             LedgerUnavailable: Postgres does not answer, so nothing is known.
+            LedgerBusy: A session locks a table with tenants' rows, so nothing new is known; says which.
         """
-        with self._database.transaction() as tx:
+        with _looking(self._database) as tx:
             offences, fingerprint, last = lint(tx), self._fingerprint(tx), self._last(tx)
         problem = ""
         if last is None or self._due(last, fingerprint):

@@ -11,17 +11,22 @@ import structlog
 from prometheus_client import generate_latest
 
 from flowstone.cli.app import main
-from flowstone.db.attack_runner import Ground, run
+from flowstone.db.attack_runner import Ground, run, undecided
 from flowstone.db.bootstrap import bootstrap
 from flowstone.db.ledger import Ledger
+from flowstone.db.logins import Logins
+from flowstone.db.passwords import scram_verifier
 from flowstone.db.proof import verify
+from flowstone.db.tenants import TenantRegistry
 from flowstone.errors import InvalidSpec, LedgerBusy, LedgerRefused
 from flowstone.telemetry import Metrics
+from flowstone.tenant.attack import Result
 from flowstone.tenant.desired import parse_tenant
 from flowstone.tenant.signing import ContextKeys
 from flowstone.tenant.status import Verdict
 from flowstone.tenant.suite import ATTACKS, CHECKS, digest
-from tests.postgres.conftest import copied
+from flowstone.tenant.verdicts import Verdicts
+from tests.postgres.conftest import WORKER_PASSWORD, copied
 from tests.postgres.servers import Server, installed, local
 from tests.postgres.tenant.proving import CLUSTER, Proving, prepare_proving, proving
 
@@ -141,6 +146,42 @@ def test_one_proof_at_a_time(field: Proving) -> None:
         with pytest.raises(LedgerBusy, match="another proof"):
             field.verify()
         psycopg.connect(cage.attacker.conninfo).close()
+
+
+async def test_a_tenant_that_locks_a_table_neither_stops_nor_spoils_a_proof(field: Proving) -> None:
+    """Who locks the canaries' table is ended. Who locks another is named, and what was proven before stands."""
+    database = field.ledger.database
+    scope = TenantRegistry(database, CLUSTER).register("acme").scope
+    name = Logins(database).ensure(scope, "tn", "acme").role_name
+    Logins(database).set_password(name, scram_verifier(WORKER_PASSWORD))
+    clock = Clock()
+    verdicts = Verdicts(lambda: Verdict("True", "Hardened", ""), field.proof(), clock=clock)
+    proven = (await verdicts())[1]
+    assert proven is not None
+    assert proven.truth == "True"
+    with psycopg.connect(field.place.login(name)) as tenant:
+        tenant.execute("LOCK TABLE flowstone.canary IN ACCESS EXCLUSIVE MODE")
+        assert field.verify().open == ()
+        with pytest.raises(psycopg.OperationalError):
+            tenant.execute("SELECT 1")
+    with psycopg.connect(field.place.login(name)) as tenant:
+        tenant.execute("LOCK TABLE public.booking IN ACCESS EXCLUSIVE MODE")
+        pid = tenant.info.backend_pid
+        words = f"public.booking is locked by session {pid} of login {name}: end it with .*terminate_backend.{pid}"
+        with pytest.raises(LedgerBusy, match=words):
+            field.verify()
+        clock.now += 600
+        assert (await verdicts())[1] == proven
+        assert tenant.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_lock_is_no_answer() -> None:
+    """Attacks that were cut off waiting for a lock decide nothing; with another one that is open, they do."""
+    attack = ATTACKS[0]
+    held, locked, works = Result(attack, "", "held"), Result(attack, "55P03", "open"), Result(attack, "2 rows", "open")
+    assert undecided([held, locked])
+    assert not undecided([held])
+    assert not undecided([locked, works])
 
 
 def test_the_verdict_is_kept_until_something_changes(field: Proving) -> None:
