@@ -46,6 +46,28 @@ def test_it_keeps_what_was_written(folder: Path) -> None:
         assert ledger.counts(UID) == Counts(total=1, queued=1)
 
 
+def test_a_folder_that_is_there_already(folder: Path) -> None:
+    """One that is empty, or has runs over another database in it, will do; one with other things stays as it was."""
+    (folder / "local" / "runs").mkdir(parents=True)
+    with start_embedded(folder, log=LOG) as server:
+        psycopg.connect(server.conninfo()).close()
+    assert (folder / "local" / "runs").is_dir()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives folders away")
+def test_root_gives_no_folder_away_that_has_other_things_or_cannot_be_reached(folder: Path) -> None:
+    """Both are refused with the remedy, and belong to whom they belonged."""
+    folder.mkdir()
+    (folder / "thesis.txt").touch()
+    with pytest.raises(LedgerRefused, match=r"thesis.txt.*give a folder that is empty"):
+        start_embedded(folder, log=LOG)
+    (folder / "thesis.txt").unlink()
+    folder.parent.chmod(0o700)
+    with pytest.raises(LedgerRefused, match=rf"may not pass through {folder.parent}: give a folder below /var/lib"):
+        start_embedded(folder, log=LOG)
+    assert folder.stat().st_uid == 0
+
+
 def test_the_last_user_stops_it(folder: Path) -> None:
     """While one user is left the server runs; after the last one it does not; closing twice is nothing."""
     first, second = start_embedded(folder, log=LOG), start_embedded(folder, log=LOG)

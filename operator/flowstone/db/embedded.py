@@ -46,6 +46,9 @@ DATABASE = "flowstone"
 ROOT_FOLDER = Path("/var/lib/flowstone")
 """Where root's embedded server lives."""
 
+OURS = frozenset({"local", "start.lock", "users.lock", "output", "log", "new", "data"})
+"""What may lie in a folder without data yet: local runs over another database, and a start that failed."""
+
 SOCKET_NAME = ".s.PGSQL.5432"
 
 SOCKET_BYTES = 100
@@ -76,7 +79,7 @@ def start_embedded(folder: Path | None = None, *, log: FilteringBoundLogger) -> 
         log: Told when something was made or migrated.
 
     Raises:
-        LedgerRefused: The extra `embedded` is not installed, or the folder is of another version.
+        LedgerRefused: The extra `embedded` is not installed, or the folder is of another version, or not free.
         LedgerUnavailable: The server did not start; the message has the end of its log.
     """
     folder = (folder or default_folder()).absolute()
@@ -149,12 +152,11 @@ class EmbeddedPostgres:
             migrate(self.installer, operator_password=None, log=log)
 
     def _make_folder(self) -> None:
-        if self.folder.is_dir():
-            return
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        self.folder.mkdir(mode=0o700)
-        if self._account:
-            shutil.chown(self.folder, self._account)
+        if not self.folder.is_dir():
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700)
+        if self._account and not (self._data / "PG_VERSION").exists():
+            _give(self.folder, pwd.getpwnam(self._account))
 
     def _initialize(self) -> None:
         """Make the data folder; the account that calls may connect as any role, nobody else as anyone."""
@@ -254,6 +256,27 @@ def _account() -> str | None:
         return None
     known = {entry.pw_name for entry in pwd.getpwall()}
     return "postgres" if "postgres" in known else "nobody"
+
+
+def _give(folder: Path, account: pwd.struct_passwd) -> None:
+    """Let the server's account have root's folder for new data: one that is empty, or has nothing but our own in it.
+
+    Raises:
+        LedgerRefused: Somebody else's things are there, or the account cannot get there.
+    """
+    others = {entry.name for entry in folder.iterdir()} - OURS
+    if others or folder.stat().st_uid not in (0, account.pw_uid):
+        what = f"has other things in it ({min(others)})" if others else "belongs to another account"
+        raise LedgerRefused(f"{folder}: {what}: give a folder that is empty or not there yet")
+    for parent in folder.parents:
+        found = parent.stat()
+        bit = 0o100 if found.st_uid == account.pw_uid else 0o010 if found.st_gid == account.pw_gid else 0o001
+        if not found.st_mode & bit:
+            raise LedgerRefused(
+                f"{folder}: Postgres does not run as root, and {account.pw_name}, as whom it runs, may not pass "
+                f"through {parent}: give a folder below {ROOT_FOLDER}, or chmod a+x {parent}"
+            )
+    shutil.chown(folder, account.pw_name)
 
 
 def _socket_folder(folder: Path) -> Path:
