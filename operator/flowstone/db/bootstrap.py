@@ -25,9 +25,12 @@ def bootstrap(conninfo: str, *, keys: ContextKeys | None, log: FilteringBoundLog
         log: Told what was done, and what was refused.
 
     Raises:
+        LedgerRefused: There is no ledger in this database yet.
         LedgerUnavailable: Postgres does not answer.
     """
     with translated(), psycopg.connect(wired(conninfo, "flowstone-bootstrap"), autocommit=True) as connection:
+        if connection.execute("SELECT pg_catalog.to_regclass('flowstone.tenant')").fetchone() == (None,):
+            raise LedgerRefused(f"database {connection.info.dbname} has no ledger yet: run `flowstone migrate` first")
         database = sql.Identifier(connection.info.dbname).as_string()
         for measure in MEASURES:
             for statement in filled(measure, database):

@@ -154,6 +154,17 @@ def test_what_is_optional_leaves_it_hardened(bare: Place) -> None:
     assert "disk" in found.message
 
 
+def test_without_a_ledger_it_says_what_to_do_first(fresh_server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a database that was not migrated it does nothing, and names the command that comes first."""
+    with fresh_server.connect() as admin:
+        admin.execute("CREATE DATABASE unmade")
+        assert main(["bootstrap", "--database-url", fresh_server.conninfo("unmade")]) == 3
+        said = capsys.readouterr()
+        assert "database unmade has no ledger yet: run `flowstone migrate` first" in " ".join(said.err.split())
+        assert "measure-refused" not in said.out + said.err
+        admin.execute("DROP DATABASE unmade")
+
+
 def test_the_command_line(bare: Place, capsys: pytest.CaptureFixture[str]) -> None:
     """`flowstone bootstrap` ends with 0 when all was read back; --print-sql prints what it would do."""
     assert main(["bootstrap", "--database-url", bare.admin]) == 0
