@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from flowstone.db.tenant_login import LoginKind
+from flowstone.db.tenants import NO_TENANT
 from flowstone.errors import TenantRefused, TenantUnknown, UnsafeLogin
 from flowstone.tenant.capability import required
 from flowstone.tenant.signing import LIFETIME_SECONDS, RENEW_SECONDS, ContextKeys
@@ -77,6 +78,8 @@ class Binding:
         self._login: LoginKind | None = None
         self._own_tenant: str | None = None
         self._entered: Entry | None = None
+        self._given = False
+        self._paused = False
 
     @property
     def login_known(self) -> bool:
@@ -90,6 +93,15 @@ class Binding:
     def forget(self) -> None:
         """A transaction or savepoint began or ended: the context may be gone."""
         self._entered = None
+
+    def withdrawn(self, *, paused: bool = False) -> None:
+        """The context was taken off the transaction, for good or for another tenant's block inside."""
+        self._given, self._paused = False, paused
+
+    @property
+    def paused_context(self) -> str | None:
+        """What the transaction had before it was taken off."""
+        return None if self._given or self._entered is None else self._entered.context
 
     def check(self) -> None:
         """Make sure that rows of this connection may be looked at now.
@@ -119,10 +131,10 @@ class Binding:
             raise TenantRefused("this connection is in autocommit, where a context would be void: turn it off")
         if situation.idle:
             self.forget()
-        if self._entered is not None and self._watched:
+        if self._entered is not None and (self._watched or self._paused):
             if self._entered.tenant_id != tenant_id:
                 raise TenantRefused(_REFUSALS["other"])
-            if self._entered.expiry - self._clock() > RENEW_SECONDS:
+            if self._watched and self._given and self._entered.expiry - self._clock() > RENEW_SECONDS:
                 return None
         return self._signed(tenant_id)
 
@@ -134,12 +146,10 @@ class Binding:
             TenantRefused: It said no for another reason.
         """
         if verdict == "unknown":
-            raise TenantUnknown(
-                "no active tenant of this id is registered: apply a Tenant, or see whether it is suspended"
-            )
+            raise TenantUnknown(NO_TENANT)
         if verdict != "entered":
             raise TenantRefused(_REFUSALS.get(str(verdict), _REFUSALS["refused"]))
-        self._entered = entry
+        self._entered, self._given, self._paused = entry, True, False
 
     def _check_own(self, tenant_id: str) -> None:
         if self._own_tenant != tenant_id:

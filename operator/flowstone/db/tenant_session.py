@@ -20,6 +20,7 @@ from psycopg.pq import TransactionStatus
 
 from flowstone.db import schema
 from flowstone.db.tenant_binding import ENTER, Binding, Entry, Situation
+from flowstone.db.tenant_hold import hold, let_go
 from flowstone.db.tenant_login import LOGIN_QUERY, OWN_TENANT_QUERY, judge_login
 from flowstone.errors import FlowStoneError, LedgerUnavailable, SchemaNotCompatible, TenantRefused, UnsafeLogin
 from flowstone.tenant.capability import required
@@ -223,6 +224,7 @@ def prepare(connection: psycopg.Connection[Any], binding: Binding) -> None:
         with _closing_on_error(connection.close):
             row = psycopg.Cursor(connection).execute(ENTER, [entry.context]).fetchone()
         _accept(binding, entry, row)
+        hold(connection, binding)
 
 
 async def prepare_async(connection: psycopg.AsyncConnection[Any], binding: Binding) -> None:
@@ -235,6 +237,7 @@ async def prepare_async(connection: psycopg.AsyncConnection[Any], binding: Bindi
             cursor = await psycopg.AsyncCursor(connection).execute(ENTER, [entry.context])
             row = await cursor.fetchone()
         _accept(binding, entry, row)
+        hold(connection, binding)
 
 
 def situation(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> Situation:
@@ -252,6 +255,7 @@ def discard(connection: psycopg.Connection[Any]) -> None:
 
     RESET ALL would leave SET ROLE standing, and temporary tables, prepared statements and held cursors too.
     """
+    let_go(connection)
     connection.set_autocommit(True)
     psycopg.Cursor(connection).execute(discard_statement())
     connection.set_autocommit(False)
@@ -259,6 +263,7 @@ def discard(connection: psycopg.Connection[Any]) -> None:
 
 async def discard_async(connection: psycopg.AsyncConnection[Any]) -> None:
     """Clear a session before it serves another tenant; give it to an asynchronous pool as `reset`."""
+    let_go(connection)
     await connection.set_autocommit(True)
     await psycopg.AsyncCursor(connection).execute(discard_statement())
     await connection.set_autocommit(False)

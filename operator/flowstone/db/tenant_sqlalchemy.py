@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from flowstone.db import tenant_session
 from flowstone.db.tenant_binding import ENTER, Binding, Situation
+from flowstone.db.tenant_hold import hold, let_go
 from flowstone.db.tenant_login import LOGIN_QUERY, OWN_TENANT_QUERY, judge_login
 from flowstone.errors import TenantError, TenantRefused
 from flowstone.tenant.signing import ContextKeys
@@ -104,6 +105,7 @@ def _prepare(connection: Connection, binding: Binding) -> None:
             _recognise(connection, binding)
         if entry := binding.needed(_situation(connection)):
             binding.accept(entry, _ask(connection, ENTER, [entry.context])[0])
+            hold(_driver(connection), binding)
     except TenantError:
         raise
     except psycopg.Error as error:
@@ -115,8 +117,11 @@ def _prepare(connection: Connection, binding: Binding) -> None:
 
 
 def _situation(connection: Connection) -> Situation:
-    driver: Any = connection.connection.driver_connection
-    return tenant_session.situation(driver)
+    return tenant_session.situation(_driver(connection))
+
+
+def _driver(connection: Connection) -> Any:
+    return connection.connection.driver_connection
 
 
 def _recognise(connection: Connection, binding: Binding) -> None:
@@ -138,6 +143,7 @@ def _reset(dbapi_connection: Any, record: Any, state: Any) -> None:
     """Clear a session that worked for tenants before another checkout gets it."""
     if record is None or record.info.pop(_INFO, None) is None or state.terminate_only:
         return
+    let_go(getattr(dbapi_connection, "driver_connection", dbapi_connection))
     dbapi_connection.rollback()
     before, dbapi_connection.autocommit = dbapi_connection.autocommit, True
     cursor = dbapi_connection.cursor()

@@ -25,7 +25,8 @@ import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
 from types import FrameType
-from weakref import ReferenceType, ref
+from typing import Protocol
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from flowstone.errors import TenantRefused, TenantRequired
 
@@ -57,10 +58,34 @@ def checked_tenant_id(tenant_id: object) -> str:
     return str(tenant_id)
 
 
+class Holder(Protocol):
+    """What has the tenant's context for as long as its block is the one being executed: a connection."""
+
+    def leave(self) -> None:
+        """The block has ended."""
+
+    def pause(self) -> None:
+        """Another tenant's block begins inside."""
+
+    def resume(self) -> None:
+        """That block has ended."""
+
+
 class Capability:
     """The right to work for one tenant, until it is closed, or the one it was carried from is."""
 
-    __slots__ = ("_closed", "_frame", "_generator", "_source", "_task", "_thread", "outer", "standing", "tenant_id")
+    __slots__ = (
+        "_closed",
+        "_frame",
+        "_generator",
+        "_held",
+        "_source",
+        "_task",
+        "_thread",
+        "outer",
+        "standing",
+        "tenant_id",
+    )
 
     def __init__(
         self,
@@ -74,6 +99,7 @@ class Capability:
         # Generators that stand still now, and may be resumed from inside this block: then theirs is the inner one.
         self.standing = tuple(below for below in _chain(outer) if below.abandoned and not below.closed)
         self._closed = False
+        self._held: WeakKeyDictionary[object, Holder] = WeakKeyDictionary()
         self._source = source
         self._generator = frame is not None and _suspends(frame)
         # A frame keeps its locals alive, so only a generator's is kept, and only until the block ends.
@@ -90,6 +116,18 @@ class Capability:
         """End it."""
         self._closed = True
         self._frame = None
+
+    def hold(self, key: object, holder: Holder) -> None:
+        """Tell the holder when the block ends; a carried capability's is the block that it was carried from."""
+        if self._source is not None:
+            self._source.hold(key, holder)
+        else:
+            self._held[key] = holder
+
+    @property
+    def holders(self) -> list[Holder]:
+        """Who is to be told."""
+        return list(self._held.values())
 
     @property
     def abandoned(self) -> bool:
@@ -112,14 +150,28 @@ _current: ContextVar[Capability | None] = ContextVar("flowstone_tenant", default
 
 def enter(tenant_id: str) -> Capability:
     """Begin to work for a tenant; pair it with `leave`."""
+    outer = current()
     capability = Capability(tenant_id, _current.get(), _entering_frame())
     _current.set(capability)
+    if outer is not None and outer.tenant_id != tenant_id:
+        for holder in outer.holders:
+            holder.pause()
     return capability
 
 
 def leave(capability: Capability) -> None:
     """Close the capability, and take it off the variable if it is there."""
     capability.close()
+    for holder in capability.holders:
+        holder.leave()
+    _restore(capability)
+    if inner := current():
+        for holder in inner.holders:
+            holder.resume()
+
+
+def _restore(capability: Capability) -> None:
+    """Put back the capability that was there before, if it is still open."""
     if _current.get() is not capability:
         return
     outer = capability.outer
@@ -142,12 +194,18 @@ def required() -> Capability:
     """Return the capability in force.
 
     Raises:
-        TenantRequired: There is none, or its block has ended.
+        TenantRequired: There is none, or its block has ended, or is in a generator that is suspended.
     """
     capability = current()
     if capability is not None:
         return capability
-    if _current.get() is not None:
+    innermost = _current.get()
+    if innermost is not None and innermost.abandoned and not innermost.closed:
+        raise TenantRequired(
+            "the with_tenant block is in a generator that stands still, which does not lend its tenant to the code that "
+            "consumes it: enter one here"
+        )
+    if innermost is not None:
         raise TenantRequired("the with_tenant block that this code was started in has ended: enter one here")
     raise TenantRequired(
         "no tenant is set: do this inside `with with_tenant(id)`; a new thread needs carry_tenant(function)"

@@ -204,8 +204,98 @@ def test_rows_are_not_handed_to_another_tenant(
             next(iter(cursor))
         with with_tenant("tenant_b"), pytest.raises(TenantRefused):
             cursor.fetchall()
+    with with_tenant("tenant_a"):
+        assert client.fetchmany(5) == [("tenant_a", 1)]
+        with pytest.raises(psycopg.errors.UndefinedObject, match="with_tenant block that has ended"):
+            server_side.fetchone()
+    connection.rollback()
+
+
+MAKERS = [lambda connection: connection.cursor(), psycopg.Cursor, psycopg.ClientCursor]
+
+
+@pytest.mark.parametrize("maker", MAKERS, ids=["earlier", "by hand", "client's"])
+def test_a_cursor_around_the_guard_finds_no_context_after_the_block(
+    connect: Callable[..., Plain], keys: ContextKeys, maker: Callable[[Plain], psycopg.Cursor[Any]]
+) -> None:
+    """Made before the connection was bound, or by hand: after the block, and in another tenant's, it sees nothing and
+    writes nothing, and a connection that knows its transactions does not give this one to another tenant."""
+    connection = connect()
+    cursor = maker(connection)
+    with with_tenant("tenant_a"):
+        set_tenant_for_query(connection, keys=keys)
+        assert cursor.execute(COUNT).fetchone() == (1,)
+        with with_tenant("tenant_b"):
+            assert cursor.execute(COUNT).fetchone() == (0,)
+            with with_tenant("tenant_a"):
+                assert cursor.execute(COUNT).fetchone() == (0,)
+        assert cursor.execute(COUNT).fetchone() == (1,)
+    assert cursor.execute(COUNT).fetchone() == (0,)
+    with with_tenant("tenant_b"):
+        assert cursor.execute(COUNT).fetchone() == (0,)
+        if isinstance(connection, TenantConnection):  # a plain one does not know its transactions
+            with pytest.raises(TenantRefused, match="another tenant"):
+                set_tenant_for_query(connection)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            cursor.execute("INSERT INTO public.note VALUES ('tenant_a', 98)")
+        connection.rollback()
+        assert count(connection) == 2
+        connection.rollback()
+
+
+def test_leaving_a_block_keeps_the_transaction(connect: Callable[..., Plain], keys: ContextKeys) -> None:
+    """What the tenant wrote is still there to be committed; a failed or closed connection makes no new error."""
+    connection = connect()
+    with with_tenant("tenant_a"):
+        set_tenant_for_query(connection, keys=keys)
+        connection.execute("INSERT INTO public.note (id) VALUES (55)")
+    connection.commit()
+    with with_tenant("tenant_a"):
+        assert connection.execute("DELETE FROM public.note WHERE id = 55").rowcount == 1
+        connection.commit()
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            connection.execute("SELECT 1 / 0")
+    connection.rollback()
+    with with_tenant("tenant_a"):
+        assert count(connection) == 1
+        connection.close()
+
+
+def test_a_connection_in_use_at_the_end_of_the_block_is_cut(connect: Callable[..., Plain], keys: ContextKeys) -> None:
+    """In a pipeline or a half-read stream the context cannot be taken off: nothing more comes over that connection."""
+    piped, read = connect(), connect()
+
+    def late() -> None:
+        with piped.pipeline():
+            with with_tenant("tenant_a"):
+                set_tenant_for_query(piped, keys=keys)
+            psycopg.Cursor(piped).execute(COUNT).fetchone()
+
+    with pytest.raises(psycopg.OperationalError):
+        late()
+    with with_tenant("tenant_b"):
+        set_tenant_for_query(read, keys=keys)
+        rows = psycopg.Cursor(read).stream("SELECT repeat('x', 1000000) FROM generate_series(1, 50)")
+        next(rows)
+    with pytest.raises(psycopg.OperationalError):
+        list(rows)
+
+
+async def test_an_async_cursor_around_the_guard_finds_no_context_either(server: Server, keys: ContextKeys) -> None:
+    """A plain `with` ends the context of an asynchronous connection as well, in nested blocks too."""
+    login = server.conninfo("postgres", "app", POOL_PASSWORD)
+    async with await psycopg.AsyncConnection.connect(login) as connection:
+        cursor = connection.cursor()
+
+        async def seen() -> Any:
+            return await (await cursor.execute(COUNT)).fetchone()
+
         with with_tenant("tenant_a"):
-            assert cursor.fetchmany(5) == [("tenant_a", 1)]
+            await set_tenant_for_query(connection, keys=keys)
+            async with with_tenant("tenant_b"):
+                assert await seen() == (0,)
+            assert await seen() == (1,)
+        assert await seen() == (0,)
 
 
 def test_streams_copies_and_batches_work_for_the_tenant(connect: Callable[..., Plain], keys: ContextKeys) -> None:

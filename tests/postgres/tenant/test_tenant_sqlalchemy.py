@@ -177,3 +177,31 @@ def test_the_event_is_one_per_connection(engine: Engine, keys: ContextKeys) -> N
             set_tenant_for_query(connection, keys=keys)
             assert count(connection) == 1
     assert len(statements) == 5
+
+
+def test_what_goes_around_the_guard_finds_nothing_after_the_block(engine: Engine, keys: ContextKeys) -> None:
+    """The driver's own cursors see no row once the block has ended, and a streamed result delivers no more rows; what
+    was written before can be committed."""
+    streamed = text("SELECT tenant_id, repeat('x', 1000) FROM public.note, generate_series(1, 5000)")
+    with engine.connect() as connection:
+        with with_tenant("tenant_a"):
+            set_tenant_for_query(connection, keys=keys)
+            connection.execute(text("INSERT INTO public.note (id) VALUES (66)"))
+            rows = connection.execution_options(stream_results=True, max_row_buffer=10).execute(streamed)
+            rows.fetchone()
+        raw = connection.connection.cursor()
+        raw.execute("SELECT count(*) FROM public.note")
+        assert raw.fetchone() == (0,)
+        rows.close()
+        connection.commit()
+    with with_tenant("tenant_a"), engine.connect() as connection:
+        set_tenant_for_query(connection, keys=keys)
+        assert connection.execute(text("DELETE FROM public.note WHERE id = 66")).rowcount == 1
+        connection.commit()
+    with engine.connect() as connection:
+        with with_tenant("tenant_a"):
+            set_tenant_for_query(connection, keys=keys)
+            rows = connection.execution_options(stream_results=True, max_row_buffer=10).execute(streamed)
+            rows.fetchone()
+        with with_tenant("tenant_b"), pytest.raises(sqlalchemy.exc.ProgrammingError, match="block that has ended"):
+            rows.fetchall()
