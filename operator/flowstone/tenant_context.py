@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
+from flowstone.errors import TenantRefused
 from flowstone.tenant import capability as _capability
 from flowstone.tenant.signing import ContextKeys
 
@@ -69,7 +70,13 @@ class with_tenant:  # noqa: N801 - reads as a statement, like contextlib's own
         self.__exit__(kind, error, trace)
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Make a function work for the tenant whenever it is called."""
+        """Make a function work for the tenant whenever it is called.
+
+        Raises:
+            TenantRefused: This is a class, whose methods would run without the tenant.
+        """
+        if isinstance(function, type):
+            raise TenantRefused(f"with_tenant on class {function.__name__}: decorate its methods, one by one")
         for asks, wrap in _WRAPPERS:
             if asks(function):
                 return cast(Callable[P, R], functools.wraps(function)(wrap(self._tenant_id, function)))

@@ -202,8 +202,8 @@ def required() -> Capability:
     innermost = _current.get()
     if innermost is not None and innermost.abandoned and not innermost.closed:
         raise TenantRequired(
-            "the with_tenant block is in a generator that stands still, which does not lend its tenant to the code that "
-            "consumes it: enter one here"
+            "the with_tenant block is in a generator that stands still, which does not lend its tenant to the code "
+            "that consumes it: enter one here"
         )
     if innermost is not None:
         raise TenantRequired("the with_tenant block that this code was started in has ended: enter one here")

@@ -242,6 +242,22 @@ def test_an_exit_stack_in_a_generator_does_not_leak_either() -> None:
     assert current_tenant() is None
 
 
+def test_who_consumes_a_generator_is_told_that_it_stands_still() -> None:
+    """Its block has not ended, so the message does not say so; once it has, it does not speak of a generator."""
+
+    def steps() -> Iterator[None]:
+        with with_tenant("tenant_a"):
+            yield
+
+    generator = steps()
+    next(generator)
+    with pytest.raises(TenantRequired, match="in a generator that stands still"):
+        required()
+    assert list(generator) == []
+    with pytest.raises(TenantRequired, match=r"^no tenant is set"):
+        required()
+
+
 async def test_a_task_keeps_the_tenant_until_the_block_ends() -> None:
     """A task made inside has the tenant while the block is open and nobody afterwards, not even an outer one."""
     ended = asyncio.Event()
@@ -372,3 +388,13 @@ def test_work_without_a_tenant_says_what_to_do() -> None:
     """Without a tenant the error names the remedy, also for threads."""
     with pytest.raises(TenantRequired, match=r"with_tenant.*carry_tenant"):
         required()
+
+
+def test_a_class_is_not_decorated() -> None:
+    """Only its construction would have the tenant, so it is refused with the remedy."""
+
+    class Report:
+        """A class of a user."""
+
+    with pytest.raises(TenantRefused, match="class Report: decorate its methods"):
+        with_tenant("tenant_a")(Report)
