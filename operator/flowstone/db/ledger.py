@@ -90,10 +90,14 @@ class Ledger:
 
         Raises:
             SchemaNotCompatible: The ledger is older than this code, or wants newer code, or is not there.
+            LedgerRefused: It is there, and this login may not read it.
             LedgerUnavailable: Postgres does not answer.
         """
         with self.database.transaction() as tx:
             revision, min_operator = schema.found(tx.connection)
+        if not revision:
+            with self.database.transaction() as tx:
+                schema.require_readable(tx.connection)
         schema.check(revision, min_operator, self._head)
 
     # --- the backfill's row

@@ -14,9 +14,16 @@ from psycopg import errors as pg
 
 import flowstone
 from flowstone.db.connection import Connection
-from flowstone.errors import FlowStoneError, SchemaNotCompatible
+from flowstone.errors import FlowStoneError, LedgerRefused, SchemaNotCompatible
 
 _REVISION = re.compile(r"^(\d{4})_\w+\.py$")
+
+_SHUT_OUT = """
+    SELECT current_user::text FROM pg_catalog.pg_class AS c
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE n.nspname = 'flowstone' AND c.relname = 'alembic_version'
+      AND NOT (pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT'))
+"""
 
 
 def migrations() -> Path:
@@ -45,6 +52,17 @@ def found(connection: Connection) -> tuple[int, int]:
     except (pg.UndefinedTable, pg.InvalidSchemaName, pg.InsufficientPrivilege):
         return 0, 0
     return (int(row[0]), int(row[1])) if row else (0, 0)
+
+
+def require_readable(connection: Connection) -> None:
+    """Return unless there is a ledger that this login may not read.
+
+    Raises:
+        LedgerRefused: There is one; says whom to connect as.
+    """
+    row = connection.execute(_SHUT_OUT).fetchone()
+    if row is not None:
+        raise LedgerRefused(f"login {row[0]} may not read the ledger: connect as flowstone_operator")
 
 
 def check(revision: int, min_operator: int, code: int) -> None:

@@ -29,7 +29,10 @@ class TenantRow:
     max_parallel: int | None
 
 
-NO_TENANT = "no active tenant of this id is registered: apply a Tenant, or see whether it is suspended"
+NO_TENANT = (
+    "no active tenant of this id is registered: apply a Tenant, or see whether it is suspended; a Python program "
+    "registers new ones with FlowStone.connect(..., create_tenants=True)"
+)
 
 _COLUMNS = "cluster, tenant_id, scope, tier, isolation, state, max_parallel"
 
@@ -65,9 +68,7 @@ class TenantRegistry:
         """
         row = self.find(tenant_id)
         if row is None or row.state != "active":
-            raise TenantUnknown(
-                "no active tenant of this id is registered: apply a Tenant, or see whether it is suspended"
-            )
+            raise TenantUnknown(NO_TENANT)
         return row
 
     def all_active(self) -> list[TenantRow]:

@@ -306,6 +306,7 @@ def test_unknown_tenants_are_refused(urls: dict[str, str], key_file: Path, pair:
             with pytest.raises(TenantUnknown) as caught:
                 use()
             assert pair[0] not in str(caught.value)
+            assert "create_tenants=True" in str(caught.value)
 
 
 def test_the_id_of_a_canary_is_never_registered(urls: dict[str, str]) -> None:

@@ -148,6 +148,16 @@ def test_one_proof_at_a_time(field: Proving) -> None:
         psycopg.connect(cage.attacker.conninfo).close()
 
 
+def test_the_command_with_a_wrong_login(field: Proving, capsys: pytest.CaptureFixture[str]) -> None:
+    """A pooled login is told whom to connect as, and not that the schema is old."""
+    field.admin(f"CREATE ROLE wrong LOGIN PASSWORD '{WORKER_PASSWORD}' IN ROLE flowstone_pool")
+    try:
+        assert main(["tenant", "verify", "--database-url", field.place.login("wrong")]) == 3
+        assert "login wrong may not read the ledger: connect as flowstone_operator" in capsys.readouterr().err
+    finally:
+        field.admin("DROP ROLE wrong")
+
+
 async def test_a_tenant_that_locks_a_table_neither_stops_nor_spoils_a_proof(field: Proving) -> None:
     """Who locks the canaries' table is ended. Who locks another is named, and what was proven before stands."""
     database = field.ledger.database
