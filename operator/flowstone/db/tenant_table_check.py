@@ -29,6 +29,7 @@ from flowstone.db.tenant_table_ops import (
     UnprotectOp,
 )
 from flowstone.db.tenant_table_rules import COLUMN, check_table
+from flowstone.db.tenant_table_shape import OpenKeyOp, OwnerOp, TenantDefaultOp
 from flowstone.db.tenant_table_state import Found, Protection, Right, children, find
 from flowstone.tenant.protection import ALL, DEFAULT, OPERATOR, OWNER, POOL, TENANT, Action, checked_actions
 from flowstone.tenant.wanted import LEDGER, LEDGER_GRANTS, LEDGER_POLICIES, TENANT_POLICIES, WantedPolicy
@@ -94,9 +95,21 @@ def _of_tenants(place: tuple[str, str], table: sa.Table, found: Found | None) ->
     if found is None or found.bare:
         yield ProtectOp(place[1], columns, tuple(actions), OWNER if found is None else None, place[0])
         return
+    yield from _shape(place, found)
     known = {COLUMN, *columns}
     seen = frozenset(one for one in found.rights if one.column is None or one.column in known)
     yield from _differences(place, declared(columns, actions), replace(found, rights=seen))
+
+
+def _shape(place: tuple[str, str], found: Found) -> Iterator[TableOp]:
+    """What no grant or policy says: whose table it is, where `tenant_id` comes from, with what keys begin."""
+    schema, table = place
+    if found.owner_is_tenants:
+        yield OwnerOp(table, OWNER, schema, found.owner)
+    if found.default != DEFAULT:
+        yield TenantDefaultOp(table, DEFAULT, schema, found.default)
+    for key in found.open_keys:
+        yield OpenKeyOp(table, key, schema)
 
 
 def _of_child(place: tuple[str, str], found: Found, table: sa.Table) -> Iterator[TableOp]:

@@ -75,7 +75,7 @@ class TableOp(MigrateOperation):
 Made = TypeVar("Made", bound=type[TableOp])
 
 
-def _registered(word: str) -> Callable[[Made], Made]:
+def registered(word: str) -> Callable[[Made], Made]:
     """Make a class an operation of Alembic."""
 
     def register(made: Made) -> Made:
@@ -97,7 +97,7 @@ def _write(context: AutogenContext, operation: TableOp) -> str:
     return operation.written(context.opts["alembic_module_prefix"])
 
 
-@_registered("protect_tenant_table")
+@registered("protect_tenant_table")
 @dataclass(eq=False)
 class ProtectOp(TableOp):
     """Protects a table that exists as `op.tenant_table` protects one that it makes.
@@ -122,7 +122,7 @@ class ProtectOp(TableOp):
         schema = identifier(self.schema)
         made = [f"GRANT USAGE ON SCHEMA {schema} TO {TENANT}, {POOL}, {OPERATOR}"]
         made += protect(self.qualified, self.columns, actions=self.actions)
-        return made if self.owner is None else [*made, _hand_over(self.qualified, schema, identifier(self.owner))]
+        return made if self.owner is None else [*made, hand_over(self.qualified, schema, identifier(self.owner))]
 
     def said(self) -> Sequence[str]:
         """It has nothing of what protects it."""
@@ -133,7 +133,7 @@ class ProtectOp(TableOp):
         return UnprotectOp(self.table, self.schema, tuple(self.columns), self.actions)
 
 
-@_registered("unprotect_tenant_table")
+@registered("unprotect_tenant_table")
 @dataclass(eq=False)
 class UnprotectOp(TableOp):
     """Takes away what protects a table, and with it every right of tenants; its owner and the schema's rights stay."""
@@ -160,7 +160,7 @@ class UnprotectOp(TableOp):
         return ProtectOp(self.table, self.columns, self.actions, schema=self.schema)
 
 
-@_registered("alter_row_security")
+@registered("alter_row_security")
 @dataclass(eq=False)
 class RowSecurityOp(TableOp):
     """Switches row level security of a table on or off, and for its owner too (forced)."""
@@ -225,7 +225,7 @@ class PolicyOp(TableOp):
         return made(*(getattr(self, field.name) for field in fields(self)))
 
 
-@_registered("create_policy")
+@registered("create_policy")
 class CreatePolicyOp(PolicyOp):
     """Makes a policy."""
 
@@ -243,7 +243,7 @@ class CreatePolicyOp(PolicyOp):
         return self.other(DropPolicyOp)
 
 
-@_registered("drop_policy")
+@registered("drop_policy")
 class DropPolicyOp(PolicyOp):
     """Drops a policy; only its reverse needs to know more than the name."""
 
@@ -298,7 +298,7 @@ class RightOp(TableOp):
         return made(*(getattr(self, field.name) for field in fields(self)))
 
 
-@_registered("grant_on_table")
+@registered("grant_on_table")
 class GrantOp(RightOp):
     """Gives rights on a table, or on some of its columns."""
 
@@ -312,7 +312,7 @@ class GrantOp(RightOp):
         return self.other(RevokeOp)
 
 
-@_registered("revoke_on_table")
+@registered("revoke_on_table")
 class RevokeOp(RightOp):
     """Takes rights, also from those whom the role passed them on to; what is taken on a table goes from its columns."""
 
@@ -329,7 +329,7 @@ def _role(name: str) -> str:
     return name if name == "PUBLIC" else identifier(name)
 
 
-def _hand_over(table: str, schema: str, owner: str) -> str:
+def hand_over(table: str, schema: str, owner: str) -> str:
     """Give the table to its owner, who must be allowed to create in the schema when no superuser does this."""
     may_create = f"has_schema_privilege({literal(owner)}::regrole, {literal(schema)}::regnamespace, 'CREATE')"
     return f"""

@@ -48,11 +48,18 @@ class Found(Protection):
         child: It is a partition, or inherits from another table.
         marked: It was made as a tenant table: its default or one of its policies says so.
         columns: All but `tenant_id`.
+        owner_is_tenants: The owner has what tenants, namespaces or pooled logins have, so no policy holds it for long.
+        default: Of `tenant_id`, in SQL.
+        open_keys: Keys, indexes and exclusion constraints that do not begin with `tenant_id`.
     """
 
     child: bool
     marked: bool
     columns: tuple[str, ...]
+    owner: str
+    owner_is_tenants: bool
+    default: str | None
+    open_keys: tuple[str, ...]
 
     @property
     def bare(self) -> bool:
@@ -69,7 +76,18 @@ _TABLE = sa.text("""
            OR EXISTS (SELECT FROM pg_catalog.pg_policy p WHERE p.polrelid = c.oid
                       AND p.polname IN ('tenant_rows', 'tenant_floor', 'pool_rows', 'pool_floor')),
            ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
-                 AND NOT a.attisdropped AND a.attgenerated = '' AND a.attname <> 'tenant_id' ORDER BY a.attnum)
+                 AND NOT a.attisdropped AND a.attgenerated = '' AND a.attname <> 'tenant_id' ORDER BY a.attnum),
+           pg_catalog.pg_get_userbyid(c.relowner)::text,
+           EXISTS (SELECT FROM pg_catalog.pg_roles o, pg_catalog.pg_roles g WHERE o.oid = c.relowner AND NOT o.rolsuper
+                   AND g.rolname IN ('flowstone_tenant', 'flowstone_pool', 'flowstone_namespace', 'flowstone_apart')
+                   AND pg_catalog.pg_has_role(o.oid, g.oid, 'MEMBER')),
+           (SELECT pg_catalog.pg_get_expr(d.adbin, d.adrelid) FROM pg_catalog.pg_attribute a
+            JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+            WHERE a.attrelid = c.oid AND a.attname = 'tenant_id'),
+           ARRAY(SELECT k.relname::text FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class k ON k.oid = i.indexrelid
+                 WHERE i.indrelid = c.oid AND i.indkey[0] IS DISTINCT FROM (
+                     SELECT a.attnum FROM pg_catalog.pg_attribute a
+                     WHERE a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped) ORDER BY 1)
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = :schema AND c.relname = :name
 """)
@@ -120,7 +138,7 @@ _CHILDREN = sa.text("""
 def find(connection: sa.Connection, schema: str, name: str) -> Found:
     """Return what protects a table that is there."""
     with _qualified(connection):
-        oid, enabled, forced, child, marked, columns = connection.execute(
+        oid, enabled, forced, child, marked, columns, owner, tenants, default, keys = connection.execute(
             _TABLE, {"schema": schema, "name": name}
         ).one()
         policies = connection.execute(_POLICIES, {"oid": oid}).all()
@@ -136,6 +154,10 @@ def find(connection: sa.Connection, schema: str, name: str) -> Found:
         child,
         marked,
         tuple(columns),
+        owner,
+        tenants,
+        default,
+        tuple(keys),
     )
 
 

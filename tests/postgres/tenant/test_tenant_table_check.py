@@ -300,6 +300,42 @@ def test_a_declared_right_that_no_policy_holds_back_fails_the_check(project: Pro
         project.check()
 
 
+def test_owner_and_default_are_seen_and_repaired(project: Project) -> None:
+    """A table that a pooled login owns, and a tenant_id that comes from elsewhere, are told of and put right."""
+    project.execute("ALTER TABLE {}.booking OWNER TO app")
+    project.execute("ALTER TABLE {}.booking ALTER tenant_id SET DEFAULT 'acme'")
+    project.execute("ALTER TABLE {}.price ALTER tenant_id DROP DEFAULT")
+    found = [diff for diff in project.check() if isinstance(diff, tuple)]
+    assert {diff[:2] for diff in found} >= {
+        ("alter_table_owner", f"{project.schema}.booking"),
+        ("alter_tenant_default", f"{project.schema}.booking"),
+        ("alter_tenant_default", f"{project.schema}.price"),
+    }
+    project.revise()
+    assert project.check() == []
+    project.downgrade()
+    assert len([diff for diff in project.check() if diff[0] in ("alter_table_owner", "alter_tenant_default")]) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE {0}.booking DROP CONSTRAINT booking_pkey; "
+        "ALTER TABLE {0}.booking ADD CONSTRAINT open PRIMARY KEY (id, tenant_id)",
+        "ALTER TABLE {0}.booking ADD CONSTRAINT open UNIQUE (note)",
+        "ALTER TABLE {0}.booking ADD CONSTRAINT open EXCLUDE USING btree (note WITH =)",
+    ],
+    ids=["primary key", "unique", "exclusion"],
+)
+def test_a_key_that_forgets_the_tenant_fails_the_check(project: Project, change: str) -> None:
+    """It is named; the generated revision does not go through before somebody wrote what makes the key again."""
+    project.execute(change)
+    place = f"{project.schema}.booking"
+    assert ("replace_open_key", place, "open does not begin with tenant_id") in project.check()
+    with pytest.raises(InvalidSpec, match="'open': write here what drops it"):
+        project.revise()
+
+
 def test_a_new_column_may_be_updated(project: Project) -> None:
     """A column that is added later gets the grant that `op.tenant_table` would have given."""
     project.metadata.tables[f"{project.schema}.booking"].append_column(sa.Column("seats", sa.Integer))
