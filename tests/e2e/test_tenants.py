@@ -184,6 +184,35 @@ def test_row_security_switched_off_by_hand_is_noticed_and_repaired(
     )
 
 
+@pytest.mark.alone
+def test_a_table_that_stays_open_suspends_handing_out(
+    namespace: Kubectl, operator: Kubectl, image: str, names: tuple[str, str], psql: Psql
+) -> None:
+    """Row security is off on a superuser's table, which the operator cannot repair: no Job until somebody has."""
+    name, table = names[0], f"public.{names[0].replace('-', '_')}_open"
+    psql(f"CREATE TABLE {table} (tenant_id text NOT NULL DEFAULT flowstone.tenant_id(), n int)")
+    try:
+        psql(f"GRANT SELECT ON {table} TO flowstone_tenant")
+        namespace.apply(tenant(name, namespace.namespace), asset("days", DAY, work(image, "nothing")))
+        wait_for(
+            lambda: conditions(operator.get("tenant", name).get("status") or {}).get("IsolationVerified", {}),
+            lambda found: found.get("status") == "False" and table in found["message"],
+            seconds=150,
+            what="IsolationVerified=False",
+        )
+        namespace.apply(backfill("b", "days", tenant=name, keys=["2025-01-01"]))
+        wait_for(
+            lambda: conditions(namespace.status("b")).get("Blocked", {}),
+            lambda found: found.get("reason") == "TenantNotReady" and table in found["message"],
+            seconds=30,
+            what="handing out is suspended",
+        )
+        assert not namespace.list("jobs")
+    finally:
+        psql(f"DROP TABLE {table}")
+    assert finished(namespace, "b", seconds=150)["phase"] == "Succeeded"
+
+
 def test_deleting_a_tenant_by_mistake_loses_nothing(
     namespace: Kubectl, operator: Kubectl, image: str, names: tuple[str, str]
 ) -> None:
