@@ -15,12 +15,12 @@ from flowstone.errors import LedgerRefused
 from flowstone.tenant.hardening import MEASURES, Finding, verdict
 from flowstone.tenant.signing import ContextKeys
 from tests.postgres.conftest import Place, copied, prepare
-from tests.postgres.servers import Server, installed, local
+from tests.postgres.servers import Server, ends, local
 
 pytestmark = pytest.mark.postgres
 
 
-@pytest.fixture(scope="module", params=sorted(installed()), ids=lambda major: f"pg{major}")
+@pytest.fixture(scope="module", params=ends(), ids=lambda major: f"pg{major}")
 def fresh_server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server of its own: bootstrap changes more than one database."""
     with local(request.param) as server:
