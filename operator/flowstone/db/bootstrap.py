@@ -15,6 +15,12 @@ from flowstone.tenant.hardening import MEASURES, Finding, filled, script, verdic
 from flowstone.tenant.signing import ContextKeys
 from flowstone.tenant.status import Verdict
 
+_LEDGER = """
+    SELECT FROM pg_catalog.pg_class
+    WHERE relname = 'tenant' AND relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = 'flowstone')
+"""
+"""Asked of the catalogue, which also a login without rights in the schema may read."""
+
 
 def bootstrap(conninfo: str, *, keys: ContextKeys | None, log: FilteringBoundLogger) -> Verdict:
     """Do every measure, go on after one that is refused, and return what the catalogue shows afterwards.
@@ -29,7 +35,7 @@ def bootstrap(conninfo: str, *, keys: ContextKeys | None, log: FilteringBoundLog
         LedgerUnavailable: Postgres does not answer.
     """
     with translated(), psycopg.connect(wired(conninfo, "flowstone-bootstrap"), autocommit=True) as connection:
-        if connection.execute("SELECT pg_catalog.to_regclass('flowstone.tenant')").fetchone() == (None,):
+        if connection.execute(_LEDGER).fetchone() is None:
             raise LedgerRefused(f"database {connection.info.dbname} has no ledger yet: run `flowstone migrate` first")
         database = sql.Identifier(connection.info.dbname).as_string()
         for measure in MEASURES:
