@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psycopg
 from psycopg_pool import ConnectionPool
 
 from flowstone.db import tenant_session
@@ -36,7 +37,6 @@ class TenantPool:
             min_size=0,
             max_size=size,
             timeout=CHECKOUT_SECONDS,
-            reset=tenant_session.discard,
             name="tenants",
             open=True,
         )
@@ -63,4 +63,20 @@ class TenantPool:
                 tenant_session.bind(connection, self._keys)
                 yield connection
         finally:
+            self._give_back(connection)
+
+    def _give_back(self, connection: tenant_session.TenantConnection) -> None:
+        """Clear the session, in this thread: a pool that is closed drops what its own threads have still to clear.
+
+        What could not be cleared serves nobody else.
+        """
+        cleared = False
+        try:
+            tenant_session.discard(connection)
+            cleared = True
+        except psycopg.Error:
+            pass  # it is broken, or in the middle of something
+        finally:
+            if not cleared:
+                connection.close()
             self._pool.putconn(connection)

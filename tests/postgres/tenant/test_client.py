@@ -370,6 +370,11 @@ def test_a_pooled_login_alone_cannot_run_backfills(urls: dict[str, str], key_fil
         stone.backfills.run("a", partitions=["p"])
 
 
+SESSIONS = """
+    SELECT pid, usename, state, backend_start, query FROM pg_stat_activity WHERE application_name = 'flowstone-client'
+"""
+
+
 def test_clients_close_what_they_opened(urls: dict[str, str], key_file: Path, server: Server) -> None:
     """After the block no session of the client is left, and no thread."""
     before = threading.active_count()
@@ -380,5 +385,5 @@ def test_clients_close_what_they_opened(urls: dict[str, str], key_file: Path, se
         query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'flowstone-client'"
         deadline = time.monotonic() + 10  # a session ends a moment after its client has left
         while admin.execute(query).fetchone() != (0,):
-            assert time.monotonic() < deadline, "a session is left"
+            assert time.monotonic() < deadline, admin.execute(SESSIONS).fetchall()
     assert threading.active_count() <= before
