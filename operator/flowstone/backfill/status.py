@@ -108,7 +108,10 @@ def compose(report: Report, previous: Mapping[str, Any], now: datetime) -> Json:
     status |= _kept(previous, _COUNTED) if counts is None else _counted(counts, report.active_batches)
     status |= _kept(previous, ("delivery",)) if report.delivery is None else {"delivery": report.delivery}
     status |= _kept(previous, _DETAILED) if details is None else _detailed(details)
-    if counts and details and details.rate and not report.standing.finished:
+    if report.standing.finished and previous.get("phase") == status["phase"]:
+        status.pop("rate", None)  # the rate of late fades, and what is over is not written again and again
+        status |= _kept(previous, ("rate",))
+    elif counts and details and details.rate and not report.standing.finished:
         status |= _eta(counts.open / details.rate, now)
     return fitted(status)
 

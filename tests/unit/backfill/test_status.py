@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -84,6 +85,21 @@ def test_transition_times_move_only_with_the_truth() -> None:
     times = {c["type"]: c["lastTransitionTime"] for c in later["conditions"]}
     assert times["Finished"] == "2026-11-24T12:00:00Z"
     assert times["Blocked"] == "2026-11-24T12:01:00Z"
+
+
+def test_what_is_over_keeps_the_rate_it_ended_with() -> None:
+    """The rate of late fades to nothing after the end; a status that is over is not written again for it."""
+    counts = Counts(total=10, succeeded=10)
+
+    def composed(stand: Stand, rate: float, previous: dict[str, object]) -> dict[str, object]:
+        details = Details(failures=(), succeeded="", failed="", rate=rate)
+        return compose(replace(report(stand, counts=counts), details=details), previous, NOW)
+
+    running = composed(Stand.RUNNING, 70.0, {})
+    over = composed(Stand.SUCCEEDED, 51.4, running)
+    assert over["rate"] == 51.4
+    for later in (50.0, 0.0):
+        assert composed(Stand.SUCCEEDED, later, over) == over
 
 
 def test_numbers_that_could_not_be_read_stay() -> None:
