@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
+import pytest
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 
@@ -75,6 +76,18 @@ def ends() -> list[int]:
     """Return the oldest and the newest server of this machine; all of them where FLOWSTONE_EVERY_SERVER is set."""
     majors = sorted(installed())
     return majors if os.environ.get("FLOWSTONE_EVERY_SERVER") else sorted({majors[0], majors[-1]})
+
+
+@contextmanager
+def named(name: str) -> Iterator[Server]:
+    """Start `local-15` or `container-17`; skips where no container engine is, fails where one is required."""
+    kind, major = name.split("-")
+    if kind == "container" and "DOCKER_HOST" not in os.environ:
+        if os.environ.get("FLOWSTONE_REQUIRE_CLUSTER") == "1":
+            pytest.fail("DOCKER_HOST is not set, and FLOWSTONE_REQUIRE_CLUSTER=1 says that containers must be there")
+        pytest.skip("no DOCKER_HOST: run `make cluster` and source .cluster/env")
+    with (container if kind == "container" else local)(int(major)) as server:
+        yield server
 
 
 def _major(folder: Path) -> int:

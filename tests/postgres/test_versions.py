@@ -6,7 +6,6 @@ DOCKER_HOST is set.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import psycopg
@@ -19,7 +18,7 @@ from flowstone.db.ledger import Ledger
 from flowstone.db.logins import Logins, try_login
 from flowstone.db.migrate import config, engine_for
 from tests.postgres.conftest import SCOPE, Place, Queue, copied, login, prepare, request
-from tests.postgres.servers import Server, container, installed, local
+from tests.postgres.servers import Server, installed, named
 from tests.postgres.test_ledger import done
 from tests.postgres.test_scope_login import ATTACKS, BEATEN, Setting, Worker, everything, outcome, setting
 
@@ -33,12 +32,7 @@ SERVERS = [*(f"local-{major}" for major in sorted(installed())), *(f"container-{
 @pytest.fixture(scope="module", params=SERVERS)
 def any_server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """Each server in turn, with the database that tests copy."""
-    kind, major = str(request.param).split("-")
-    if kind == "container" and "DOCKER_HOST" not in os.environ:
-        if os.environ.get("FLOWSTONE_REQUIRE_CLUSTER") == "1":
-            pytest.fail("DOCKER_HOST is not set, and FLOWSTONE_REQUIRE_CLUSTER=1 says that containers must be there")
-        pytest.skip("no DOCKER_HOST: run `make cluster` and source .cluster/env")
-    with (container if kind == "container" else local)(int(major)) as server:
+    with named(request.param) as server:
         prepare(server)
         yield server
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 import structlog
 
 from flowstone.backfill.secret import Endpoint
@@ -28,7 +29,7 @@ from flowstone.tenant.changes import Ending
 from flowstone.tenant.reconcile import TenantEnvironment, TenantReconciler
 from flowstone.tenant.verdicts import Verdicts
 from tests.postgres.conftest import Place, copied, prepare
-from tests.postgres.servers import Server, local
+from tests.postgres.servers import Server, ends, local
 from tests.postgres.tenant.memory_kube import MemoryKube
 
 CLUSTER = "c1"
@@ -56,6 +57,19 @@ def homes(server: Server) -> Iterator[Place]:
                 admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
             for (name,) in admin.execute("SELECT rolname FROM pg_roles WHERE rolname ~ '^tn_.*_o$'").fetchall():
                 admin.execute(f"DROP ROLE {name}".encode())
+
+
+@pytest.fixture(scope="module", params=ends(), ids=lambda major: f"pg{major}")
+def any_server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """The oldest and the newest server of this machine."""
+    with plain_server(request.param) as server:
+        yield server
+
+
+@pytest.fixture
+def home(any_server: Server) -> Iterator[Place]:
+    """A fresh, migrated database."""
+    yield from homes(any_server)
 
 
 @dataclass

@@ -6,7 +6,6 @@ proof itself runs on all of them too.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from typing import Any
@@ -18,7 +17,7 @@ from psycopg import errors as pg
 from flowstone.db.canaries import Cage
 from flowstone.db.ledger import Ledger
 from tests.postgres.conftest import Place, copied, prepare
-from tests.postgres.servers import Server, container, installed, local
+from tests.postgres.servers import Server, installed, local, named
 from tests.postgres.tenant.proving import CLUSTER, Proving, prepare_proving, proving
 
 pytestmark = pytest.mark.postgres
@@ -34,12 +33,7 @@ SERVERS = [f"local-{major}" for major in sorted({min(installed()), max(installed
 @pytest.fixture(scope="module", params=[*SERVERS, f"container-{NEWEST}"])
 def any_server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """The oldest and the newest server of this machine, and one in a container."""
-    kind, major = str(request.param).split("-")
-    if kind == "container" and "DOCKER_HOST" not in os.environ:
-        if os.environ.get("FLOWSTONE_REQUIRE_CLUSTER") == "1":
-            pytest.fail("DOCKER_HOST is not set, and FLOWSTONE_REQUIRE_CLUSTER=1 says that containers must be there")
-        pytest.skip("no DOCKER_HOST: run `make cluster` and source .cluster/env")
-    with (container if kind == "container" else local)(int(major)) as server:
+    with named(request.param) as server:
         prepare_proving(server)
         yield server
 

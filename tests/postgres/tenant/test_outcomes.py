@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,26 +28,14 @@ from flowstone.worker.session import Session
 from flowstone.worker.statements import RowKey, commit_sql
 from tests.postgres.conftest import Place
 from tests.postgres.scripted import Run, Story
-from tests.postgres.servers import Server, ends
-from tests.postgres.tenant.tenant_world import World, homes, inhabited, plain_server
+from tests.postgres.tenant.tenant_world import World, any_server, home, inhabited
+
+__all__ = ["any_server", "home"]
 
 pytestmark = pytest.mark.postgres
 KEYS = ["a", "b", "c"]
 ASSET = "c1/analytics/daily"
 SCOPE = "t/c1/acme"
-
-
-@pytest.fixture(scope="module", params=ends(), ids=lambda major: f"pg{major}")
-def any_server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """The oldest and the newest server of this machine."""
-    with plain_server(request.param) as server:
-        yield server
-
-
-@pytest.fixture
-def home(any_server: Server) -> Iterator[Place]:
-    """A fresh, migrated database."""
-    yield from homes(any_server)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -12,23 +12,11 @@ from flowstone.db.own_databases import OwnDatabases
 from flowstone.errors import LedgerRefused
 from flowstone.tenant.own_database import Names
 from tests.postgres.conftest import OPERATOR_PASSWORD, Place
-from tests.postgres.servers import Server, ends
-from tests.postgres.tenant.tenant_world import ACME, World, homes, inhabited, plain_server
+from tests.postgres.tenant.tenant_world import ACME, World, any_server, home, inhabited
+
+__all__ = ["any_server", "home"]
 
 pytestmark = pytest.mark.postgres
-
-
-@pytest.fixture(scope="module", params=ends(), ids=lambda major: f"pg{major}")
-def any_server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """The oldest and the newest server of this machine."""
-    with plain_server(request.param) as server:
-        yield server
-
-
-@pytest.fixture
-def home(any_server: Server) -> Iterator[Place]:
-    """A fresh, migrated database."""
-    yield from homes(any_server)
 
 
 @pytest.fixture
