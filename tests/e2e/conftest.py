@@ -68,13 +68,18 @@ def namespace(operator: Kubectl) -> Iterator[Kubectl]:
     operator.run("delete", "namespace", name, "--wait=false")
 
 
+_ASK = (
+    'PGPASSWORD="$POSTGRES_PASSWORD" PGOPTIONS="-c lock_timeout=60s" '
+    'exec psql -U postgres -d flowstone -AtX -F "$(printf "\t")" -c "$1"'
+)
+
+
 @pytest.fixture
 def psql(operator: Kubectl) -> Psql:
     """Asks the ledger as its superuser; rows of fields as text."""
 
     def ask(query: str) -> list[list[str]]:
-        script = 'PGPASSWORD="$POSTGRES_PASSWORD" exec psql -U postgres -d flowstone -AtX -F "$(printf "\t")" -c "$1"'
-        command = ["sh", "-c", script, "psql", query]
+        command = ["sh", "-c", _ASK, "psql", query]
         out = operator.out("exec", "flowstone-postgres-0", "-c", "postgres", "--", *command)
         return [line.split("\t") for line in out.splitlines()]
 

@@ -98,4 +98,5 @@ class Proxy:
                     self._mute.set()
                 if self._flowing.is_set() and not (answers and self._mute.is_set()):
                     sink.sendall(data)
+        with suppress(OSError):  # also after a reset, as of a process that is killed with an answer unread
             sink.shutdown(socket.SHUT_RDWR)
