@@ -16,7 +16,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import psycopg
 from psycopg import errors as pg
@@ -26,6 +26,8 @@ from flowstone.db.connection import Database, Transaction, translated, wired
 from flowstone.db.passwords import apply_verifier
 from flowstone.db.roles import APART, NAMESPACES, OPERATOR, TENANTS
 from flowstone.errors import LedgerBusy, LedgerRefused, LedgerUnavailable
+from flowstone.tenant.credentials import KEEPALIVES
+from flowstone.tenant.statements import assigned
 
 Prefix = Literal["ns", "tn"]
 Slot = Literal["a", "b"]
@@ -38,9 +40,6 @@ NAME_CHARACTERS = 20
 
 CONNECTION_LIMIT = 500
 """Sessions one login may have at a time: more than any cap of batches, less than a runaway pod."""
-
-SETTINGS = {"tcp_keepalives_idle": "15", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
-"""Settings of a login: a worker whose node is gone holds its row locks for half a minute, not for two hours."""
 
 _FIND = """
     SELECT s.role_name, s.role_oid, r.rolcanlogin
@@ -94,6 +93,19 @@ class Login:
     can_login: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a new login is given.
+
+    Attributes:
+        connections: Sessions that it may have at a time.
+        settings: As `name=value`.
+    """
+
+    connections: int = CONNECTION_LIMIT
+    settings: tuple[str, ...] = tuple(sorted(KEEPALIVES))
+
+
 class Logins:
     """Makes and ends the logins of scopes, as `flowstone_operator`.
 
@@ -115,6 +127,7 @@ class Logins:
         stem: str | None = None,
         *,
         apart: bool = False,
+        shape: Shape | None = None,
     ) -> Login:
         """The login of a scope: the one that exists, or a new one that cannot log in yet.
 
@@ -126,6 +139,7 @@ class Logins:
             stem: The random part of the name, when both slots shall share one; when left out, the one that the registry
                 has for the tenant, or else a new one, which the registry keeps.
             apart: It works in a database of its own, and so gets no right on the ledger.
+            shape: Its limit and settings if it is made now; the default ones when left out.
 
         Raises:
             LedgerBusy: Another replica makes the same login right now.
@@ -134,7 +148,7 @@ class Logins:
             known = self._known(tx, scope, slot)
             if known is None:
                 name = f"{prefix}_{stem or _recorded_stem(tx, scope, tenant_id) or self._stem()}_{slot}"
-                _create(tx, name, APART if apart else GROUPS[prefix])
+                _create(tx, name, APART if apart else GROUPS[prefix], shape or Shape())
                 known = Login(name, _map(tx, name, scope, slot, tenant_id), scope, slot, can_login=False)
             if tenant_id is not None and stem is None:
                 base = known.role_name.removesuffix(f"_{slot}")
@@ -197,18 +211,18 @@ def _recorded_stem(tx: Transaction, scope: str, tenant_id: str | None) -> str | 
     return row[0].removeprefix("tn_") if row and row[0] else None
 
 
-def _create(tx: Transaction, name: str, group: str) -> None:
+def _create(tx: Transaction, name: str, group: str, shape: Shape) -> None:
+    """With limit and settings at once: on a server with many roles each later change of a role is dear.
+
+    From version 16 on the operator is an administrator of each role that it made, and after a change of any role the
+    server looks all its memberships up again before it lets the operator change or become one.
+    """
     create = sql.SQL("CREATE ROLE {} NOLOGIN CONNECTION LIMIT {} IN ROLE {} ROLE {}").format(
-        sql.Identifier(name), sql.Literal(CONNECTION_LIMIT), sql.Identifier(group), sql.Identifier(OPERATOR)
+        sql.Identifier(name), sql.Literal(shape.connections), sql.Identifier(group), sql.Identifier(OPERATOR)
     )
     tx.connection.execute(create)
-    tx.connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(name)))  # see statements._configure
-    for setting, value in SETTINGS.items():
-        assign = sql.SQL("ALTER ROLE {} SET {} = {}").format(
-            sql.Identifier(name), sql.Identifier(setting), sql.Literal(value)
-        )
-        tx.connection.execute(assign)
-    tx.connection.execute("RESET ROLE")
+    for statement in assigned(name, shape.settings):
+        tx.connection.execute(cast(Any, statement))
 
 
 def _map(tx: Transaction, name: str, scope: str, slot: Slot, tenant_id: str | None) -> int:

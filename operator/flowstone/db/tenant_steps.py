@@ -9,7 +9,7 @@ from typing import Any, cast
 from psycopg import sql
 
 from flowstone.db.connection import LONG_SECONDS, Database, Transaction
-from flowstone.db.logins import Logins, end
+from flowstone.db.logins import Logins, Shape, end
 from flowstone.db.own_databases import OwnDatabases
 from flowstone.db.passwords import scram_verifier
 from flowstone.errors import LedgerRefused, TenantRefused
@@ -129,9 +129,11 @@ class TenantSteps:
             raise LedgerRefused("tenant: not registered yet: register it first")
         names: dict[Slot, str] = {"a": f"{base}_a", "b": f"{base}_b"}
         match change:
-            case MakeLogin(slot):
-                stem = base.removeprefix("tn_")
-                self._logins.ensure(desired.scope, "tn", desired.tenant_id, slot, stem, apart=desired.apart)
+            case MakeLogin(slot, connections, settings):
+                stem, shape = base.removeprefix("tn_"), Shape(connections, settings)
+                self._logins.ensure(
+                    desired.scope, "tn", desired.tenant_id, slot, stem, apart=desired.apart, shape=shape
+                )
             case MakeDatabase(slots):
                 self._databases.make(Names(base, tuple(names[slot] for slot in slots)))
             case RestoreDatabase(slots):

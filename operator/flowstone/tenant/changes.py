@@ -144,7 +144,7 @@ def _keep(desired: Desired, observed: Observed, spec_changed: bool) -> Decision:
     for slot in slots:
         login = observed.logins.get(slot)
         if login is None or not login.exists:
-            changes += [MakeLogin(slot), Configure(slot, desired.connections, settings(desired, row))]
+            changes.append(MakeLogin(slot, desired.connections, settings(desired, row)))
             if login is not None:
                 drift.append("a login was dropped")
             continue

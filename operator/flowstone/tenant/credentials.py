@@ -11,7 +11,7 @@ from typing import Any
 
 from flowstone.tenant.desired import Desired
 from flowstone.tenant.observed import OTHER, Observed, Registration, Secret, Slot
-from flowstone.tenant.steps import Change, Configure, EndSessions, Issue, Lock, MakeLogin, Record, Restore, WriteSecrets
+from flowstone.tenant.steps import Change, EndSessions, Issue, Lock, MakeLogin, Record, Restore, WriteSecrets
 
 LAG = timedelta(seconds=60)
 """A pod may still start with a Secret's old content for so long after it changed."""
@@ -90,8 +90,7 @@ def _rotation(desired: Desired, observed: Observed, row: Registration, active: S
 def _ready(desired: Desired, row: Registration, observed: Observed, slot: Slot) -> Iterator[Change]:
     login = observed.logins.get(slot)
     if login is None or not login.exists:
-        yield MakeLogin(slot)
-        yield Configure(slot, desired.connections, settings(desired, row))
+        yield MakeLogin(slot, desired.connections, settings(desired, row))
 
 
 def _due(desired: Desired, row: Registration, now: datetime) -> bool:

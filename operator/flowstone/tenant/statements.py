@@ -56,15 +56,26 @@ def statements(change: Change, names: Mapping[Slot, str], schema: str | None) ->
 
 
 def _configure(role_name: str, change: Configure) -> list[str]:
-    """A role sets its own settings: for anybody else the server, from version 16 on, goes over all roles there are."""
     role = identifier(role_name)
-    assignments = [one.split("=", 1) for one in change.settings]
-    return [
-        f"ALTER ROLE {role} CONNECTION LIMIT {int(change.connections)}",
-        f"SET LOCAL ROLE {role}",
+    resets = [
         f"ALTER ROLE {role} RESET ALL",
         *(f"ALTER ROLE {role} IN DATABASE {identifier(name)} RESET ALL" for name in change.databases),
-        *(f"ALTER ROLE {role} SET {identifier(name)} = {_value(name, value)}" for name, value in assignments),
+    ]
+    limit = f"ALTER ROLE {role} CONNECTION LIMIT {int(change.connections)}"
+    return [limit, *assigned(role_name, change.settings, resets)]
+
+
+def assigned(role_name: str, settings: Sequence[str], resets: Sequence[str] = ()) -> list[str]:
+    """Return what gives a role its settings, each as `name=value`, after others were taken off.
+
+    It sets them itself: for anybody else the server, from version 16 on, goes over all roles there are.
+    """
+    role = identifier(role_name)
+    pairs = [one.split("=", 1) for one in settings]
+    return [
+        f"SET LOCAL ROLE {role}",
+        *resets,
+        *(f"ALTER ROLE {role} SET {identifier(name)} = {_value(name, value)}" for name, value in pairs),
         "RESET ROLE",
     ]
 

@@ -24,9 +24,11 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class MakeLogin:
-    """Make a login that cannot log in yet, its mapping and its membership."""
+    """Make a login that cannot log in yet, its mapping and its membership; limit and settings as in `Configure`."""
 
     slot: Slot
+    connections: int
+    settings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import psycopg
+import pytest
 import sqlalchemy as sa
 import structlog
 from alembic.migration import MigrationContext
@@ -23,7 +24,7 @@ from flowstone.tenant.proof import Report
 from flowstone.tenant.protection import protect
 from flowstone.tenant.signing import ContextKeys
 from tests.postgres.conftest import TEMPLATE, Place, copied, prepare
-from tests.postgres.servers import Server
+from tests.postgres.servers import Server, ends, local
 
 assert tenant_table.ALL  # its import registers the operation
 CLUSTER = "c1"
@@ -96,6 +97,21 @@ def proving(server: Server) -> Iterator[Proving]:
             admin.execute(RIGHTS.format(place.name).encode())
         with Ledger.connect(place.operator, cluster=CLUSTER) as ledger:
             yield Proving(place, ledger)
+
+
+@pytest.fixture(scope="module", params=ends(), ids=lambda major: f"pg{major}")
+def any_server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """The oldest and the newest server of this machine, bootstrapped."""
+    with local(request.param) as server:
+        prepare_proving(server)
+        yield server
+
+
+@pytest.fixture
+def field(any_server: Server) -> Iterator[Proving]:
+    """A bootstrapped database with tables of tenants; its operator has no BYPASSRLS."""
+    with proving(any_server) as field:
+        yield field
 
 
 def tables(place: Place) -> None:

@@ -17,8 +17,10 @@ from psycopg import errors as pg
 from flowstone.db.canaries import Cage
 from flowstone.db.ledger import Ledger
 from tests.postgres.conftest import Place, copied, prepare
-from tests.postgres.servers import Server, installed, local, named
-from tests.postgres.tenant.proving import CLUSTER, Proving, prepare_proving, proving
+from tests.postgres.servers import Server, ends, local, named
+from tests.postgres.tenant.proving import CLUSTER, Proving, field, prepare_proving
+
+__all__ = ["field"]
 
 pytestmark = pytest.mark.postgres
 
@@ -27,7 +29,7 @@ Session = psycopg.Connection[Any]
 NEWEST = 17
 """In a container, where the cluster's docker is there."""
 
-SERVERS = [f"local-{major}" for major in sorted({min(installed()), max(installed())})]
+SERVERS = [f"local-{major}" for major in ends()]
 
 
 @pytest.fixture(scope="module", params=[*SERVERS, f"container-{NEWEST}"])
@@ -36,13 +38,6 @@ def any_server(request: pytest.FixtureRequest) -> Iterator[Server]:
     with named(request.param) as server:
         prepare_proving(server)
         yield server
-
-
-@pytest.fixture
-def field(any_server: Server) -> Iterator[Proving]:
-    """A bootstrapped database with tables of tenants."""
-    with proving(any_server) as field:
-        yield field
 
 
 @contextmanager

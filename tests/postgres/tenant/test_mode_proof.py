@@ -19,18 +19,12 @@ from flowstone.tenant.attack import DATABASE
 from flowstone.tenant.attacks_modes import OWN_DATABASE, SCHEMA
 from flowstone.tenant.own_database import Names
 from flowstone.tenant.suite import ATTACKS, CHECKS
-from tests.postgres.servers import Server, ends, local
-from tests.postgres.tenant.proving import CLUSTER, Proving, prepare_proving, proving
+from tests.postgres.servers import Server
+from tests.postgres.tenant.proving import CLUSTER, Proving, any_server, proving
+
+__all__ = ["any_server"]
 
 pytestmark = pytest.mark.postgres
-
-
-@pytest.fixture(scope="module", params=ends(), ids=lambda major: f"pg{major}")
-def any_server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """The oldest and the newest server of this machine, bootstrapped."""
-    with local(request.param) as server:
-        prepare_proving(server)
-        yield server
 
 
 @dataclass(frozen=True)

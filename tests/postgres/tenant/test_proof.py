@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import psycopg
@@ -27,25 +26,12 @@ from flowstone.tenant.status import Verdict
 from flowstone.tenant.suite import ATTACKS, CHECKS, digest
 from flowstone.tenant.verdicts import Verdicts
 from tests.postgres.conftest import WORKER_PASSWORD, copied
-from tests.postgres.servers import Server, ends, local
-from tests.postgres.tenant.proving import CLUSTER, Proving, prepare_proving, proving
+from tests.postgres.servers import Server
+from tests.postgres.tenant.proving import CLUSTER, Proving, any_server, field
+
+__all__ = ["any_server", "field"]
 
 pytestmark = pytest.mark.postgres
-
-
-@pytest.fixture(scope="module", params=ends(), ids=lambda major: f"pg{major}")
-def any_server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """The oldest and the newest server of this machine."""
-    with local(request.param) as server:
-        prepare_proving(server)
-        yield server
-
-
-@pytest.fixture
-def field(any_server: Server) -> Iterator[Proving]:
-    """A bootstrapped database with tables of tenants; its operator has no BYPASSRLS."""
-    with proving(any_server) as field:
-        yield field
 
 
 class Clock:

@@ -15,7 +15,7 @@ from flowstone.db.logins import Logins
 from flowstone.db.passwords import scram_verifier
 from flowstone.errors import FlowStoneError
 from tests.postgres.conftest import OPERATOR_PASSWORD, Place
-from tests.postgres.servers import Server, installed
+from tests.postgres.servers import Server, ends, installed
 from tests.postgres.tenant.tenant_world import ACME, World, homes, inhabited, plain_server
 
 pytestmark = pytest.mark.postgres
@@ -40,7 +40,7 @@ STATEMENTS = {
 """Keeps what runs inside functions too."""
 
 
-@pytest.fixture(scope="module", params=sorted({min(installed()), max(installed())}), ids=lambda major: f"pg{major}")
+@pytest.fixture(scope="module", params=ends(), ids=lambda major: f"pg{major}")
 def talkative(request: pytest.FixtureRequest) -> Iterator[tuple[Server, bool]]:
     """The oldest and the newest server of this machine, and whether it has pg_stat_statements."""
     has = any((folder / "pg_stat_statements.so").exists() for folder in _libraries(installed()[request.param]))

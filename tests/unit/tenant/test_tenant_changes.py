@@ -122,12 +122,15 @@ def test_nothing_is_done_about_a_tenant_as_it_should_be() -> None:
 
 
 def test_a_new_tenant_is_registered_before_anything_is_made() -> None:
-    """Row first, then the login, its settings, and credentials of which the Secret is written first."""
+    """Row first, then the login with its limit and settings, and credentials of which the Secret is written first."""
     empty = {name: Secret(name, "absent") for name in ("one", "two")}
     found = Observed(registration=None, now=NOW, secrets=empty)
     changes = decided(found).changes
     assert changes[0] == Register()
-    assert [type(change) for change in changes[1:]] == [MakeLogin, Configure, Issue]
+    assert [type(change) for change in changes[1:]] == [MakeLogin, Issue]
+    assert changes[1] == MakeLogin(
+        "a", 20, ("tcp_keepalives_count=3", "tcp_keepalives_idle=15", "tcp_keepalives_interval=5")
+    )
     assert changes[-1] == Issue("a", standby=False)
 
 
@@ -289,20 +292,20 @@ def test_a_database_is_made_before_credentials_lead_there() -> None:
     found = apart(registration=row(isolation="Database", active_slot=None), logins={}, secrets=empty, database=None)
     changes = decided(found, isolation="Database").changes
     assert [type(change) for change in changes] == [
-        *(MakeLogin, Configure) * 2,
+        *(MakeLogin,) * 2,
         MakeDatabase,
         Record,
         Issue,
     ]
-    assert changes[4] == MakeDatabase(("a", "b"))
-    assert changes[5] == Record({"database_made_at": NOW})
+    assert changes[2] == MakeDatabase(("a", "b"))
+    assert changes[3] == Record({"database_made_at": NOW})
 
 
 @pytest.mark.parametrize(
     ("found", "repairs", "drifts"),
     [
         (apart(database=OwnDatabase(exists=True, open=("too much: CONNECT TO PUBLIC",))), [RestoreDatabase], 1),
-        (apart(logins={"a": login("a", groups=APART_ONLY)}), [MakeLogin, Configure, RestoreDatabase], 0),
+        (apart(logins={"a": login("a", groups=APART_ONLY)}), [MakeLogin, RestoreDatabase], 0),
         (
             apart(
                 logins={"a": login("a", groups=APART_ONLY | {"flowstone_tenant"}), "b": login("b", groups=APART_ONLY)}
