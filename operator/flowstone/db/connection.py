@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
@@ -151,6 +151,11 @@ class Transaction:
     def run(self, query: str, parameters: Mapping[str, Any] | None = None) -> int:
         """Run one statement and return how many rows it changed."""
         return self.connection.execute(query.encode(), parameters).rowcount
+
+    def run_each(self, statements: Iterable[str]) -> None:
+        """Run statements without parameters, one after the other."""
+        for statement in statements:
+            self.run(statement)
 
     def plan_without(self, *methods: str) -> None:
         """Keep the planner from some ways to join, such as `hashjoin`, until the transaction ends.

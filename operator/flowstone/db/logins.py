@@ -16,7 +16,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal
 
 import psycopg
 from psycopg import errors as pg
@@ -221,8 +221,7 @@ def _create(tx: Transaction, name: str, group: str, shape: Shape) -> None:
         sql.Identifier(name), sql.Literal(shape.connections), sql.Identifier(group), sql.Identifier(OPERATOR)
     )
     tx.connection.execute(create)
-    for statement in assigned(name, shape.settings):
-        tx.connection.execute(cast(Any, statement))
+    tx.run_each(assigned(name, shape.settings))
 
 
 def _map(tx: Transaction, name: str, scope: str, slot: Slot, tenant_id: str | None) -> int:

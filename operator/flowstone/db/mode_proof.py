@@ -10,7 +10,6 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
 from uuid import uuid4
 
 import psycopg
@@ -19,7 +18,7 @@ from psycopg.conninfo import make_conninfo
 
 from flowstone.db.attack_runner import against
 from flowstone.db.canaries import SECRET, canary_id
-from flowstone.db.connection import Database, Transaction, translated, wired
+from flowstone.db.connection import Database, translated, wired
 from flowstone.db.logins import Logins, try_login
 from flowstone.db.own_databases import OwnDatabases
 from flowstone.db.passwords import scram_verifier
@@ -153,7 +152,7 @@ class ModeProof:
 
     def _schema(self, one: _Canary) -> None:
         with self._database.transaction() as tx:
-            _run(tx, statements(MakeSchema(("a",)), {"a": one.role_name}, one.base))
+            tx.run_each(statements(MakeSchema(("a",)), {"a": one.role_name}, one.base))
             kept = sql.SQL("SET LOCAL ROLE {}; CREATE TABLE {} AS SELECT {}::text AS note; RESET ROLE").format(
                 sql.Identifier(one.role_name), sql.Identifier(one.base, "kept"), sql.Literal(SECRET)
             )
@@ -208,8 +207,3 @@ class ModeProof:
             "own_fence": "1",
             "ledger": str(ledger),
         }
-
-
-def _run(tx: Transaction, made: list[str]) -> None:
-    for statement in made:
-        tx.connection.execute(cast(Any, statement))

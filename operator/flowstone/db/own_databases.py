@@ -7,9 +7,8 @@ statement, and is done again from its beginning.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
 
 from psycopg import errors as pg
 from psycopg import sql
@@ -67,22 +66,22 @@ class OwnDatabases:
         """Make the owner and the database where they are not there yet, and furnish it."""
         with self._database.transaction() as tx:
             if tx.row(_ROLE, {"name": names.owner}) == (False,):
-                _run(tx, [own_database.make_owner(names)])
+                tx.run(own_database.make_owner(names))
         if not self._exists(names.database):
             with lone(self._conninfo, LONG_SECONDS) as session:
                 session.run("SELECT set_config('statement_timeout', '0', false)")
-                _run(session, [own_database.make_database(names)])
+                session.run(own_database.make_database(names))
         self.restore(names)
 
     def restore(self, names: Names) -> None:
         """Put right what is not as it should be; does nothing where all is."""
         with self._database.transaction() as tx:
             if _lines(tx, own_database.found_outside(names)):
-                _run(tx, own_database.close(names))
+                tx.run_each(own_database.close(names))
         found = self._inside(names)
         if found:
             with self.inside(names.database) as tx:
-                _run(tx, own_database.furnish(names, found))
+                tx.run_each(own_database.furnish(names, found))
 
     def drop(self, names: Names) -> None:
         """Drop the database with all that is in it, and its owner; the tenant's sessions are over by now."""
@@ -90,9 +89,9 @@ class OwnDatabases:
             with lone(self._conninfo, LONG_SECONDS) as session:
                 session.run("SELECT set_config('statement_timeout', '0', false)")
                 owner, database = identifier(names.owner), identifier(names.database)
-                _run(session, [f"SET ROLE {owner}", f"DROP DATABASE {database}"])
+                session.run_each([f"SET ROLE {owner}", f"DROP DATABASE {database}"])
         with self._database.transaction() as tx:
-            _run(tx, [f"DROP ROLE IF EXISTS {identifier(names.owner)}"])
+            tx.run(f"DROP ROLE IF EXISTS {identifier(names.owner)}")
 
     def digest(self, names: Names) -> str:
         """Return SHA-256 over all rows of all tables, whatever their order, as evidence of what was deleted."""
@@ -143,11 +142,6 @@ _SHUT_OUT = f"missing: CONNECT TO {own_database.OPERATOR}"
 
 def _lines(tx: Transaction, query: str) -> list[str]:
     return [str(line) for (line,) in tx.rows(query)]
-
-
-def _run(tx: Transaction, statements: Sequence[str]) -> None:
-    for statement in statements:
-        tx.connection.execute(cast(Any, statement))
 
 
 def _sum_of(tx: Transaction, schema: str, table: str, owner: str) -> int:

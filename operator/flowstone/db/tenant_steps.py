@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 from psycopg import sql
 
@@ -166,8 +166,7 @@ class TenantSteps:
             case EndStatements(slot, pids):
                 end(tx, names[slot], list(pids))
             case _:
-                for statement in statements(change, names, base):
-                    tx.connection.execute(cast(Any, statement))
+                tx.run_each(statements(change, names, base))
 
     def _register(self, desired: Desired) -> None:
         values = {

@@ -292,7 +292,8 @@ def test_a_database_is_made_before_credentials_lead_there() -> None:
     found = apart(registration=row(isolation="Database", active_slot=None), logins={}, secrets=empty, database=None)
     changes = decided(found, isolation="Database").changes
     assert [type(change) for change in changes] == [
-        *(MakeLogin,) * 2,
+        MakeLogin,
+        MakeLogin,
         MakeDatabase,
         Record,
         Issue,
