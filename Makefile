@@ -49,11 +49,14 @@ help: ## this list
 
 env: .venv/.ready ## .venv with everything: locked dependencies, FlowStone itself editable
 
+# The lock is whole, so pip resolves nothing (--no-deps): its resolver takes a newer coverage[toml] than the locked coverage
+# as soon as there is one, and then misses that one's hash. `pip check` says when the lock is not whole.
 .venv/.ready: requirements/dev.lock pyproject.toml
 	@test -n "$(BOOTSTRAP_PYTHON)" || { echo "Python 3.11 or later is needed; set BOOTSTRAP_PYTHON to one." >&2; exit 1; }
 	@test -x $(BIN)/python || $(BOOTSTRAP_PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m pip check
 	@touch $@
 
 ifdef OWN
