@@ -10,7 +10,19 @@ from datetime import UTC, date, datetime, timedelta
 
 from hypothesis import strategies as st
 
-from flowstone.partition import Dimension, PartitionSet, Span, Values, product, range_of, serialize, values_of
+from flowstone.partition import (
+    Dimension,
+    Key,
+    KeyElement,
+    PartitionSet,
+    Span,
+    Values,
+    product,
+    range_of,
+    serialize,
+    values_of,
+)
+from flowstone.partition.keys import ElementType, KeyType
 
 # Reserved characters, marks that combine, and the ends of the planes are drawn far more often than chance would.
 _AWKWARD = st.sampled_from(
@@ -24,23 +36,30 @@ texts = (
     .filter(lambda text: text != "")
 )
 instants = st.datetimes(timezones=st.just(UTC)).map(lambda value: value.replace(microsecond=0))
-ELEMENTS: dict[type, st.SearchStrategy[str | date | datetime]] = {str: texts, date: st.dates(), datetime: instants}
-element_types = st.sampled_from([str, date, datetime])
-key_types = element_types | st.lists(element_types, min_size=1, max_size=5).map(tuple)
+ELEMENTS: dict[ElementType, st.SearchStrategy[KeyElement]] = {str: texts, date: st.dates(), datetime: instants}
+element_types: st.SearchStrategy[ElementType] = st.sampled_from([str, date, datetime])
+key_types: st.SearchStrategy[KeyType] = element_types | st.lists(element_types, min_size=1, max_size=5).map(tuple)
 
 
-def keys_of(type_: object) -> st.SearchStrategy[object]:
+def keys_of(type_: KeyType) -> st.SearchStrategy[Key]:
     """Draw keys of one type."""
     if isinstance(type_, tuple):
         return st.tuples(*(ELEMENTS[element] for element in type_))
-    return ELEMENTS[type_]  # type: ignore[index]
+    return ELEMENTS[type_]
 
 
 @st.composite
-def typed_keys(draw: st.DrawFn, count: int = 1) -> tuple[object, ...]:
-    """Draw a type and some keys of it."""
+def typed_keys(draw: st.DrawFn) -> tuple[KeyType, Key]:
+    """Draw a type and a key of it."""
     type_ = draw(key_types)
-    return type_, *(draw(keys_of(type_)) for _ in range(count))
+    return type_, draw(keys_of(type_))
+
+
+@st.composite
+def typed_pairs(draw: st.DrawFn) -> tuple[Key, Key]:
+    """Draw two keys of one type."""
+    keys = keys_of(draw(key_types))
+    return draw(keys), draw(keys)
 
 
 @dataclass(frozen=True)
@@ -48,7 +67,7 @@ class Twin:
     """A set, and the same keys as a plain sorted list made without the code under test."""
 
     made: PartitionSet
-    plain: list[object]
+    plain: list[Key]
 
 
 DAY0 = date(2013, 1, 1)
@@ -60,7 +79,7 @@ HOUR = Dimension("hour", "datetime")
 
 
 @st.composite
-def _strings(draw: st.DrawFn, dimension: Dimension) -> tuple[Values, list[object]]:
+def _strings(draw: st.DrawFn, dimension: Dimension) -> tuple[Values, list[KeyElement]]:
     items = draw(st.lists(st.sampled_from(["a", "b", "c|", "%", "é"]), min_size=1, max_size=6))
     return values_of(dimension, [serialize(item) for item in items]), sorted(set(items))
 
@@ -68,7 +87,7 @@ def _strings(draw: st.DrawFn, dimension: Dimension) -> tuple[Values, list[object
 @st.composite
 def _moments(
     draw: st.DrawFn, dimension: Dimension, first: date, unit: timedelta, word: str
-) -> tuple[Values, list[object]]:
+) -> tuple[Values, list[KeyElement]]:
     size = draw(st.integers(1, 9))
     stride = draw(st.integers(1, 3))
     start = first + draw(st.integers(0, 5)) * unit
@@ -88,7 +107,7 @@ def _moments(
     return made.without([serialize(value) for value in gone], [span] if span else []), list(left)
 
 
-def axis_values(dimension: Dimension) -> st.SearchStrategy[tuple[Values, list[object]]]:
+def axis_values(dimension: Dimension) -> st.SearchStrategy[tuple[Values, list[KeyElement]]]:
     """Draw the values of one of the four dimensions above, with their plain twin."""
     if dimension.type == "string":
         return _strings(dimension)
@@ -120,9 +139,9 @@ def twins(draw: st.DrawFn, dimensions: tuple[Dimension, ...] | None = None) -> T
     return Twin(made, [row[0] if len(axes) == 1 else row for row in sorted(rows)])
 
 
-def _combination(columns: list[list[object]]) -> st.SearchStrategy[dict[int, object]]:
-    optional: dict[int, st.SearchStrategy[object]] = {
+def _combination(columns: list[list[KeyElement]]) -> st.SearchStrategy[dict[int, KeyElement]]:
+    optional: dict[int, st.SearchStrategy[KeyElement]] = {
         level: st.sampled_from(column) for level, column in enumerate(columns)
     }
-    named: Callable[[dict[int, object]], bool] = bool
+    named: Callable[[dict[int, KeyElement]], bool] = bool
     return st.fixed_dictionaries({}, optional=optional).filter(named)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from hashlib import sha256
 from itertools import islice, pairwise
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 from flowstone.errors import InvalidPartition, InvalidRange, InvalidSet
 from flowstone.partition import (
     Dimension,
+    KeyElement,
     PartitionSet,
     Span,
+    Values,
     explicit,
     product,
     range_of,
@@ -143,7 +146,7 @@ def test_hash_tells_sets_apart(pair: tuple[Twin, Twin]) -> None:
 @given(dimension_lists.flatmap(lambda axes: st.lists(twins(axes), min_size=1, max_size=4)))
 def test_union_is_the_sorted_union(some: list[Twin]) -> None:
     """A union holds each key once, in order, whatever overlaps, and has the hash of the same keys listed."""
-    expected = sorted({key for one in some for key in one.plain})  # type: ignore[type-var]
+    expected = sorted({key for one in some for key in one.plain})
     made = union(*(one.made for one in some))
     assert list(made) == expected
     assert [made[place] for place in range(len(expected))] == expected
@@ -160,20 +163,20 @@ def test_union_of_disjoint_pieces_is_the_whole(twin: Twin, data: st.DataObject) 
 
 
 @given(st.sampled_from([REGION, DAY, HOUR]).flatmap(axis_values))
-def test_values_of_a_dimension_are_their_sorted_list(drawn: tuple[object, list[object]]) -> None:
+def test_values_of_a_dimension_are_their_sorted_list(drawn: tuple[Values, list[KeyElement]]) -> None:
     """Values after exclusions behave as the plain list does."""
     values, plain = drawn
-    assert list(values) == plain  # type: ignore[call-overload]
-    assert [values[place] for place in range(len(plain))] == plain  # type: ignore[index]
-    assert [values.index(value) for value in plain] == list(range(len(plain)))  # type: ignore[attr-defined]
-    assert list(values[1:]) == plain[1:]  # type: ignore[index]
-    assert list(values[::-1]) == plain[::-1]  # type: ignore[index]
+    assert list(values) == plain
+    assert [values[place] for place in range(len(plain))] == plain
+    assert [values.index(value) for value in plain] == list(range(len(plain)))
+    assert list(values[1:]) == plain[1:]
+    assert list(values[::-1]) == plain[::-1]
 
 
 def test_order_is_by_code_point_and_by_time() -> None:
     """Strings compare as COLLATE "C" does in UTF-8: capitals first, then small letters, then what is not ASCII."""
     made = explicit([REGION, DAY], [f"{text}|2013-01-01" for text in ["é", "a", "B", "𐀀", "\uffff", "a%7C", "aa"]])
-    assert [key[0] for key in made] == ["B", "a", "aa", "a|", "é", "\uffff", "𐀀"]  # type: ignore[index]
+    assert [key[0] for key in made] == ["B", "a", "aa", "a|", "é", "\uffff", "𐀀"]  # type: ignore[index]  # tuples
 
 
 def test_hash_is_stable() -> None:
@@ -249,9 +252,9 @@ def test_set_of_a_million_million_is_arithmetic() -> None:
     hour, rest = divmod(10**11 + 1, days * 4000)
     day, name = divmod(rest, 4000)
     key = made[10**11]
-    assert key[2] == names[name]  # type: ignore[index]
-    assert key[1].toordinal() == date(2000, 1, 1).toordinal() + day  # type: ignore[index,union-attr]
-    assert (key[0] - datetime(2000, 1, 1, tzinfo=UTC)).total_seconds() == hour * 3600  # type: ignore[index,operator]
+    assert key[2] == names[name]  # type: ignore[index]  # a tuple of a datetime, a date and a string
+    assert key[1].toordinal() == date(2000, 1, 1).toordinal() + day  # type: ignore[index,union-attr]  # as above
+    assert (key[0] - datetime(2000, 1, 1, tzinfo=UTC)).total_seconds() == hour * 3600  # type: ignore[index,operator]  # as above
     assert made.index(key) == 10**11
     assert next(made.iterate_from(10**11)) == key
     assert next(made.iter_text(10**11)) == serialize(key)
@@ -417,9 +420,9 @@ def test_excluded_spans_take_out_what_lies_inside() -> None:
             InvalidSet,
             "different dimensions",
         ),
-        (lambda: example_set().ordered("ascending"), InvalidSet, "Ascending or Descending"),
+        (lambda: example_set().ordered("ascending"), InvalidSet, "Ascending or Descending"),  # type: ignore[arg-type]  # the test is about what does not fit
         (lambda: Dimension("", "date"), InvalidSet, "needs a name"),
-        (lambda: Dimension("x", "int"), InvalidSet, "date, datetime or string"),
+        (lambda: Dimension("x", "int"), InvalidSet, "date, datetime or string"),  # type: ignore[arg-type]  # see above
         (lambda: Dimension("x", "date", unit="hour"), InvalidSet, "make it a datetime"),
         (lambda: Dimension("x", "date", unit="minute"), InvalidRange, "no unit"),
         (lambda: Dimension("x", "string", unit="day"), InvalidSet, "leave out unit"),
@@ -432,10 +435,12 @@ def test_excluded_spans_take_out_what_lies_inside() -> None:
         ),
     ],
 )
-def test_refusal_of_a_set_says_what_to_write(refused: object, error: type[Exception], remedy: str) -> None:
+def test_refusal_of_a_set_says_what_to_write(
+    refused: Callable[[], object], error: type[Exception], remedy: str
+) -> None:
     """Whatever does not fit together is refused with a remedy."""
     with pytest.raises(error, match=remedy):
-        refused()  # type: ignore[operator]
+        refused()
 
 
 def test_long_values_that_never_meet_are_accepted() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from flowstone.errors import InvalidPartition, InvalidRange
 from flowstone.partition import (
     Dimension,
+    Key,
     Span,
     Window,
     explicit,
@@ -32,9 +34,9 @@ def instant(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def windows_of(dimension: Dimension, keys: object) -> list[Window]:
+def windows_of(dimension: Dimension, keys: Iterable[Key]) -> list[Window]:
     """Return the windows of keys that have one."""
-    found = [dimension.window(key) for key in keys]  # type: ignore[attr-defined]
+    found = [dimension.window(key) for key in keys]
     return [window for window in found if window is not None]
 
 
@@ -104,7 +106,7 @@ def test_hours_of_a_local_day(name: str, start: str, end: str, count: int) -> No
     assert windows[0].start == instant(start)
     assert windows[-1].end == instant(end)
     assert all(a.end == b.start for a, b in pairwise(windows))
-    assert all(hour.astimezone(ZoneInfo(name)).minute == 0 for hour in hours)  # type: ignore[union-attr]
+    assert all(hour.astimezone(ZoneInfo(name)).minute == 0 for hour in hours)  # type: ignore[union-attr]  # datetimes
 
 
 @pytest.mark.parametrize(
@@ -193,7 +195,7 @@ def test_local_days_as_datetimes_are_instants_of_local_midnight() -> None:
     """A datetime dimension of unit day has UTC keys 23, 24 and 25 hours apart."""
     dimension = Dimension("day", "datetime", unit="day", timezone="Europe/Berlin")
     days = range_of(dimension, "2025-03-29T23:00:00Z", before="2025-11-01T23:00:00Z")
-    gaps = {b - a for a, b in pairwise(days)}  # type: ignore[operator]
+    gaps = {b - a for a, b in pairwise(days)}  # type: ignore[operator]  # both are datetimes
     assert gaps == {23 * HOUR, 24 * HOUR, 25 * HOUR}
     assert [days.index(day) for day in days] == list(range(len(days)))
     with pytest.raises(InvalidPartition, match="2025-03-29T23:00:00Z and 2025-03-30T22:00:00Z"):
@@ -217,7 +219,7 @@ def test_six_hour_steps_are_six_hours_of_time() -> None:
     made = generate_range(
         instant("2025-10-25T22:00:00Z"), instant("2025-10-26T23:00:00Z"), "6 hours", timezone="Europe/Berlin"
     )
-    assert all(b - a == 6 * HOUR for a, b in pairwise(made))  # type: ignore[operator]
+    assert all(b - a == 6 * HOUR for a, b in pairwise(made))  # type: ignore[operator]  # both are datetimes
 
 
 @pytest.mark.parametrize(
@@ -357,7 +359,8 @@ def test_windows_of_days_adjoin_and_bear_their_date(name: str, first: date, coun
     clock = zone(name).clock
     assert all(window.start.astimezone(clock).date() == day for day, window in zip(days, windows, strict=True))
     assert all(
-        (window.start - SECOND).astimezone(clock).date() < day for day, window in zip(days, windows, strict=True)
+        (window.start - SECOND).astimezone(clock).date() < day  # type: ignore[operator]  # a range of dates
+        for day, window in zip(days, windows, strict=True)
     )
 
 
