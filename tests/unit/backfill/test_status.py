@@ -14,7 +14,7 @@ from flowstone.api.backfill_status import BackfillStatus
 from flowstone.backfill.records import Counts, Failure, Interval
 from flowstone.backfill.sizing import PLENTY, batch_size, open_slots
 from flowstone.backfill.standing import Stand, Standing, judge
-from flowstone.backfill.status import Details, Report, compose, differs, intervals_text
+from flowstone.backfill.status import Details, Json, Report, compose, differs, intervals_text
 from flowstone.executor.port import Blockage
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -25,9 +25,9 @@ def report(stand: Stand, *, counts: Counts | None = None, ready_when: str = "Acc
     return Report(Standing(stand, str(stand), "why"), counts, 3, ready_when, "ExactlyOnce")
 
 
-def truths(status: dict[str, object]) -> dict[str, str]:
+def truths(status: Json) -> dict[str, str]:
     """The conditions as type -> status."""
-    return {c["type"]: c["status"] for c in status["conditions"]}  # type: ignore[index,attr-defined]
+    return {c["type"]: c["status"] for c in status["conditions"]}
 
 
 TABLE = [

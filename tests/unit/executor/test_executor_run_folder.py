@@ -84,7 +84,7 @@ def test_the_folder_is_private(run: RunFolder) -> None:
 def test_starting_twice_runs_once(run: RunFolder) -> None:
     """However often and from wherever a run is started, its command runs once."""
     command = ["sh", "-c", f"echo once >> {run.path}/count; sleep 1"]
-    arguments = [sys.executable, "-I", "-S", supervisor.__file__, run.path, "10", "--", *command]
+    arguments: list[str | Path] = [sys.executable, "-I", "-S", supervisor.__file__, run.path, "10", "--", *command]
     both = [subprocess.Popen(arguments, env=ENVIRONMENT, start_new_session=True) for _ in range(4)]
     for one in both:
         assert one.wait(20) == 0
@@ -125,8 +125,8 @@ def test_nothing_outlives_its_command(run: RunFolder) -> None:
     """What the command left in the background is killed with it, also what made itself a session of its own."""
     script = "import subprocess; print(subprocess.Popen(['sleep', '600'], start_new_session=True).pid)"
     start(run, "sh", "-c", f'sleep 600 & echo $!; {sys.executable} -c "{script}"')
-    message = ended(run) and run.tail()
-    left = [int(line) for line in message.split()]
+    ended(run)
+    left = [int(line) for line in run.tail().split()]
     assert len(left) == 2
     assert [pid for pid in left if is_alive(pid)] == []
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from flowstone.db.tenant_binding import Binding, Situation
@@ -62,7 +64,8 @@ def test_an_unwatched_connection_asks_each_time() -> None:
 def test_the_tenant_in_force_decides() -> None:
     """None in force raises; another one is refused within the transaction, for statements and for rows."""
     binding = bound(Clock())
-    for use in (binding.check, lambda: binding.needed(OPEN)):
+    uses: tuple[Callable[[], object], ...] = (binding.check, lambda: binding.needed(OPEN))
+    for use in uses:
         with pytest.raises(TenantRequired):
             use()
         with with_tenant("tenant_b"), pytest.raises(TenantRefused):

@@ -77,8 +77,8 @@ def started(environment: dict[str, str], *arguments: str) -> Iterator[subprocess
     code = "from flowstone.cli.entry import main; main()"
     folder = Path(environment["FLOWSTONE_PARTITIONS_FILE"]).parent
     command = [sys.executable, "-c", code, *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, env=environment, cwd=folder, text=True, **pipes) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment, cwd=folder, text=True, stdout=pipe, stderr=pipe) as process:
         try:
             yield process
         finally:
