@@ -6,6 +6,7 @@ import itertools
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import psycopg
 import pytest
@@ -13,7 +14,7 @@ import structlog
 from psycopg import sql
 from psycopg.rows import TupleRow
 
-from flowstone.backfill.records import ClaimRequest, NewBackfill
+from flowstone.backfill.records import ClaimRequest, NewBackfill, Select
 from flowstone.db.ledger import Ledger
 from flowstone.db.logins import Logins
 from flowstone.db.migrate import migrate
@@ -169,7 +170,7 @@ Queue = Callable[..., str]
 def queue(ledger: Ledger, register: Register) -> Queue:
     """Registers and plans a backfill over keys and returns its uid."""
 
-    def make(keys: list[str], *, select: str = "Missing", asset: str = "daily", scope: str = SCOPE) -> str:
+    def make(keys: list[str], *, select: Select = "Missing", asset: str = "daily", scope: str = SCOPE) -> str:
         uid = register(asset, scope)
         ledger.plan(uid, [(scope, key) for key in keys], total=len(keys), set_hash="set-1", select=select)
         return uid
@@ -177,16 +178,14 @@ def queue(ledger: Ledger, register: Register) -> Queue:
     return make
 
 
-def request(**changes: object) -> ClaimRequest:
-    """A claim that nothing limits, unless told."""
-    values: dict[str, object] = {
-        "max_parallel": 100,
-        "operator_limit": 1000,
-        "batch_size": 1,
-        "order": "Ascending",
-        "select": "Missing",
-        "template_digest": "digest-1",
-        "job_prefix": "bf-01234567-",
-        **changes,
-    }
-    return ClaimRequest(**values)
+request = partial(
+    ClaimRequest,
+    max_parallel=100,
+    operator_limit=1000,
+    batch_size=1,
+    order="Ascending",
+    select="Missing",
+    template_digest="digest-1",
+    job_prefix="bf-01234567-",
+)
+"""A claim that nothing limits, unless told."""

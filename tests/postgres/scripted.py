@@ -44,6 +44,11 @@ class Run:
     uid: str
     state: RunState = field(default_factory=lambda: Running(ready=True))
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it was asked to stop and has not ended yet."""
+        return isinstance(self.state, Running) and self.state.stopping
+
 
 class ScriptedExecutor:
     """An executor whose runs go as the test says.

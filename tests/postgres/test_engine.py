@@ -42,7 +42,7 @@ class TestSuspend:
         standing = story.step()
         assert (standing.stand, standing.reason) == (Stand.SUSPENDED, "SuspendedBySpec")
         assert "3 batches run to their end" in standing.message
-        assert not any(run.state.stopping for run in story.executor.going)
+        assert not any(run.stopping for run in story.executor.going)
         for run in story.executor.going:
             story.succeed(run)
         assert story.step().stand is Stand.SUSPENDED
@@ -60,7 +60,7 @@ class TestSuspend:
         story.worker.report(first.batch, "k00")
         story.edit(suspend="Kill")
         assert "3 batches are being stopped" in story.step().message
-        assert [run.state.stopping for run in story.executor.going] == [True] * 3
+        assert [run.stopping for run in story.executor.going] == [True] * 3
         story.stopped()
         assert story.step().stand is Stand.SUSPENDED
         assert story.progress.counts == Counts(total=10, succeeded=1, queued=9)

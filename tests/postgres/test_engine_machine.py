@@ -246,7 +246,7 @@ class EngineMachine(RuleBasedStateMachine):
 def test_any_order_of_events(place: Place, ledger: Ledger, steps: int) -> None:
     """Short stories find what goes wrong at once, long ones what goes wrong after much else."""
     run_state_machine_as_test(
-        lambda: EngineMachine(place, ledger.pool),
+        lambda: EngineMachine(place, ledger.pool),  # type: ignore[arg-type]  # Hypothesis calls any factory
         settings=settings(
             max_examples=25,
             stateful_step_count=steps,

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
+from psycopg.rows import TupleRow
 
-from flowstone.backfill.records import ClaimRequest, Counts
+from flowstone.backfill.records import ClaimRequest, Counts, RowChange
 from flowstone.db.ledger import Ledger
 from flowstone.errors import LedgerBusy, LedgerUnavailable
 from tests.postgres.conftest import CLUSTER, OTHER_SCOPE, SCOPE, Place, Queue, Register, request
@@ -76,7 +77,7 @@ class Replica:
             changes = [done(key, "queued" if self._random.random() < 0.2 else "succeeded") for key in batch.partitions]
             self._settle(batch.fence, changes)
 
-    def _settle(self, fence: int, changes: list[object]) -> None:
+    def _settle(self, fence: int, changes: list[RowChange]) -> None:
         while True:
             try:
                 return self._ledger.settle(fence, changes, close="Complete")
@@ -100,7 +101,7 @@ class Observer:
             while not self.done.is_set():
                 self._look(connection)
 
-    def _look(self, connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    def _look(self, connection: psycopg.Connection[TupleRow]) -> None:
         self.looks += 1
         wrong = connection.execute("""
             SELECT b.uid FROM flowstone.backfill AS b

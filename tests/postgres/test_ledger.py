@@ -8,7 +8,17 @@ from itertools import groupby
 
 import pytest
 
-from flowstone.backfill.records import SUSPECT, Counts, Failure, Interval, OpenBatch, Row, RowChange
+from flowstone.backfill.records import (
+    SUSPECT,
+    ClaimRequest,
+    Counts,
+    Failure,
+    Interval,
+    OpenBatch,
+    Row,
+    RowChange,
+    State,
+)
 from flowstone.db import settling
 from flowstone.db.batching import KEY_BYTES, weight
 from flowstone.db.ledger import Ledger
@@ -17,6 +27,7 @@ from tests.postgres.conftest import CLUSTER, OTHER_SCOPE, SCOPE, Place, Queue, R
 
 KEYS = [f"2026-01-{day:02d}" for day in range(1, 11)]
 LATER = datetime.now(UTC) + timedelta(hours=1)
+EVERYTHING = request()
 
 
 @pytest.fixture(params=["bypassrls", "staged"], autouse=True)
@@ -29,25 +40,24 @@ def row_security(request: pytest.FixtureRequest, place: Place) -> Iterator[None]
         admin.execute("ALTER ROLE flowstone_operator BYPASSRLS")
 
 
-def done(partition: str, state: str = "succeeded", **changes: object) -> RowChange:
+def done(
+    partition: str,
+    state: State = "succeeded",
+    *,
+    expected: State = "running",
+    reason: str | None = None,
+    attempts: int = 0,
+    not_before: datetime | None = None,
+    error: str | None = None,
+    charged: bool = False,
+) -> RowChange:
     """A change of a running row."""
-    values: dict[str, object] = {
-        "partition": partition,
-        "expected": "running",
-        "state": state,
-        "reason": None,
-        "attempts": 0,
-        "not_before": None,
-        "error": None,
-        "charged": False,
-        **changes,
-    }
-    return RowChange(**values)
+    return RowChange(partition, expected, state, reason, attempts, not_before, error, charged)
 
 
-def succeed(ledger: Ledger, uid: str, **changes: object) -> None:
+def succeed(ledger: Ledger, uid: str, claim: ClaimRequest = EVERYTHING) -> None:
     """Hand out what can be handed out and let all of it succeed."""
-    for batch in ledger.claim(uid, request(**changes)):
+    for batch in ledger.claim(uid, claim):
         ledger.settle(batch.fence, [done(key) for key in batch.partitions], close="Complete")
 
 
@@ -133,12 +143,9 @@ class TestPlan:
     def test_planning_again_reads_and_writes_nothing(self, ledger: Ledger, queue: Queue) -> None:
         """A planned backfill answers with its counts and never touches the rows it is offered."""
         uid = queue(KEYS)
-
-        def untouched() -> Iterator[tuple[str, str]]:
-            raise AssertionError("the rows were read")
-            yield
-
-        counts = ledger.plan(uid, untouched(), total=99, set_hash="other", select="All")
+        untouched = iter([(SCOPE, "another")])
+        counts = ledger.plan(uid, untouched, total=99, set_hash="other", select="All")
+        assert list(untouched) == [(SCOPE, "another")]
         record = ledger.find(uid)
         assert counts == Counts(total=10, queued=10)
         assert record is not None
@@ -448,7 +455,7 @@ class TestSettle:
         query = "SELECT scope, asset, partition, code_version, backfill::text FROM flowstone.latest"
         key = (SCOPE, "c1/analytics/daily", KEYS[0])
         assert place.all(query) == [(*key, "digest-1", first)]
-        succeed(ledger, second, select="All", template_digest="digest-2")
+        succeed(ledger, second, request(select="All", template_digest="digest-2"))
         assert place.all(query) == [(*key, "digest-2", second)]
 
 
@@ -463,7 +470,8 @@ class TestEnding:
 
     def test_many_rows_are_ended_a_chunk_at_a_time(self, ledger: Ledger, queue: Queue) -> None:
         """A chunk ends no more rows than it may, the six counts add up after each, and the last one ends nothing."""
-        uid, ended = queue(KEYS), []
+        uid = queue(KEYS)
+        ended: list[int] = []
         while not ended or ended[-1]:
             with ledger.database.transaction() as tx:
                 ended.append(settling.cancel(tx, uid, 4))
@@ -542,15 +550,16 @@ class TestReading:
         """Runs of consecutive partitions in one state, by their first and last key."""
         uid = queue(KEYS)
         for number, batch in enumerate(ledger.claim(uid, request())):
-            state, reason = ("failed", "AttemptsUsedUp") if number in (3, 4, 8) else ("succeeded", None)
-            ledger.settle(batch.fence, [done(KEYS[number], state, reason=reason)], close="Complete")
+            key = KEYS[number]
+            change = done(key, "failed", reason="AttemptsUsedUp") if number in (3, 4, 8) else done(key)
+            ledger.settle(batch.fence, [change], close="Complete")
         assert ledger.intervals(uid, "failed") == [Interval(KEYS[3], KEYS[4], 2), Interval(KEYS[8], KEYS[8], 1)]
         assert ledger.intervals(uid, "succeeded", 2) == [Interval(KEYS[0], KEYS[2], 3), Interval(KEYS[5], KEYS[7], 3)]
         assert ledger.intervals(uid, "queued") == []
 
     def test_intervals_of_any_pattern(self, ledger: Ledger, queue: Queue, place: Place) -> None:
         """In a backfill with every state in it, the intervals of each are the runs one would count by hand."""
-        states = ["queued", "running", "succeeded", "failed", "skipped", "cancelled"]
+        states: list[State] = ["queued", "running", "succeeded", "failed", "skipped", "cancelled"]
         pattern = [states[digit] for digit in (0, 0, 2, 2, 2, 1, 3, 3, 2, 4, 5, 5, 0, 2, 2, 4, 3, 1, 1, 0)]
         uid = queue([f"k{number:02d}" for number in range(len(pattern))])
         with place.connect() as admin, admin.cursor() as cursor:
@@ -567,7 +576,7 @@ class TestReading:
     def test_throughput(self, ledger: Ledger, queue: Queue, place: Place) -> None:
         """What ended within the window, or since the first hand-out, per minute; a made-up time counts for nothing."""
         uid = queue(KEYS)
-        succeed(ledger, uid, max_parallel=6)
+        succeed(ledger, uid, request(max_parallel=6))
         with place.connect() as admin:
             admin.execute("UPDATE flowstone.batch SET opened_at = now() - interval '60 s'")
             assert ledger.throughput(uid, 120) == pytest.approx(6.0, rel=0.05)

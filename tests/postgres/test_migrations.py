@@ -67,7 +67,7 @@ def test_alembic_by_hand_finds_nothing_to_do(place: Place) -> None:
     names = {"dbname": "PGDATABASE"}
     told = conninfo_to_dict(place.admin).items()
     environment = {names.get(name, f"PG{name.upper()}"): str(value) for name, value in told}
-    alembic = [sys.executable, "-m", "alembic", "-c", schema.migrations() / "alembic.ini"]
+    alembic = [sys.executable, "-m", "alembic", "-c", str(schema.migrations() / "alembic.ini")]
     for words in (["upgrade", "head"], ["check"]):
         subprocess.run([*alembic, *words], env=os.environ | environment, check=True, capture_output=True)
     assert place.all("SELECT version_num FROM flowstone.alembic_version") == [(f"{schema.head():04d}",)]

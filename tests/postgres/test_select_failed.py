@@ -8,7 +8,7 @@ import pytest
 
 from flowstone.backfill.records import Counts
 from flowstone.db.ledger import Ledger
-from tests.postgres.conftest import OTHER_SCOPE, SCOPE, Place, Queue, request
+from tests.postgres.conftest import OTHER_SCOPE, SCOPE, Place, Queue, Register, request
 from tests.postgres.test_ledger import done
 
 KEYS = ["good", "bad", "repaired", "ruined", "unknown"]
@@ -89,9 +89,9 @@ def test_a_failure_still_being_tried_is_none(ledger: Ledger, queue: Queue) -> No
     assert ledger.counts(queue(["k"], select="Failed")) == Counts(total=1, skipped=1)
 
 
-def test_scopes_left_out_keep_their_reason(ledger: Ledger, register: object, history: None) -> None:
+def test_scopes_left_out_keep_their_reason(ledger: Ledger, register: Register, history: None) -> None:
     """A scope that is skipped altogether is skipped for that reason."""
-    uid = register("daily", "")  # type: ignore[operator]
+    uid = register("daily", "")
     rows = [(SCOPE, "bad"), (OTHER_SCOPE, "bad")]
     counts = ledger.plan(uid, rows, total=2, set_hash="h", select="Failed", skipped={OTHER_SCOPE: "TenantGone"})
     assert counts == Counts(total=2, queued=1, skipped=1)

@@ -39,7 +39,7 @@ from tests.postgres.proxy import Proxy
 KEYS = ["a", "b", "c"]
 ASSET = "c1/analytics/daily"
 
-Function = Callable[[Partition], object]
+Function = Callable[[Partition], None]
 
 
 @dataclass(frozen=True)

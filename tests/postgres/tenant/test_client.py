@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import psycopg
 import pytest
@@ -48,8 +48,15 @@ def key_file(keys: ContextKeys, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return path
 
 
+class Urls(TypedDict):
+    """The addresses that a client is given."""
+
+    url: str
+    operator_url: str
+
+
 @pytest.fixture
-def urls(server: Server) -> dict[str, str]:
+def urls(server: Server) -> Urls:
     """Addresses of the pooled login and of the operator's."""
     return {
         "url": server.conninfo("postgres", "app", POOL_PASSWORD),
@@ -58,7 +65,7 @@ def urls(server: Server) -> dict[str, str]:
 
 
 @pytest.fixture
-def stone(urls: dict[str, str], key_file: Path) -> Iterator[FlowStone]:
+def stone(urls: Urls, key_file: Path) -> Iterator[FlowStone]:
     """A client that knows two tenants that nobody else has."""
     with FlowStone.connect(**urls, key=key_file, create_tenants=True) as stone:
         yield stone
@@ -250,9 +257,7 @@ def test_a_backfill_is_known_where_it_was_run(stone: FlowStone, pair: tuple[str,
         stone.backfills.status("no uuid")
 
 
-def test_guards_are_asked_before_anything_is_queued(
-    urls: dict[str, str], key_file: Path, pair: tuple[str, str]
-) -> None:
+def test_guards_are_asked_before_anything_is_queued(urls: Urls, key_file: Path, pair: tuple[str, str]) -> None:
     """An asset of a higher tier is refused for a basic tenant, and for work without one."""
     guards = Guards((("tier", TierGuard()),))
     with FlowStone.connect(**urls, key=key_file, create_tenants=True, guards=guards) as stone:
@@ -268,14 +273,14 @@ class Hides:
     """Hides asset `secret`, lets `given` be seen and not computed, and asks for the tier of a tenant about `dear`."""
 
     def can_access(self, asset: Any, context: Any) -> bool:
-        return asset.id != "secret" and (asset.id != "dear" or context.tenant.tier == "premium")
+        return bool(asset.id != "secret" and (asset.id != "dear" or context.tenant.tier == "premium"))
 
     def can_materialize(self, asset: Any, context: Any) -> bool:
         return bool(asset.id != "given")
 
 
 def test_guards_decide_what_is_reported_and_listed(
-    stone: FlowStone, urls: dict[str, str], key_file: Path, pair: tuple[str, str]
+    stone: FlowStone, urls: Urls, key_file: Path, pair: tuple[str, str]
 ) -> None:
     """Rows of an asset that a guard hides are left out, and it gets no report; nor does one that may only be seen.
 
@@ -300,7 +305,7 @@ def test_guards_decide_what_is_reported_and_listed(
             pooled.materializations.insert("dear", "p")
 
 
-def test_unknown_tenants_are_refused(urls: dict[str, str], key_file: Path, pair: tuple[str, str]) -> None:
+def test_unknown_tenants_are_refused(urls: Urls, key_file: Path, pair: tuple[str, str]) -> None:
     """With a URL nobody is registered on the way, neither by reports nor by backfills."""
     with FlowStone.connect(**urls, key=key_file) as stone, with_tenant(pair[0]):
         for use in (stone.materializations.list_all, lambda: stone.backfills.run("a", partitions=["p"])):
@@ -310,7 +315,7 @@ def test_unknown_tenants_are_refused(urls: dict[str, str], key_file: Path, pair:
             assert "create_tenants=True" in str(caught.value)
 
 
-def test_the_id_of_a_canary_is_never_registered(urls: dict[str, str]) -> None:
+def test_the_id_of_a_canary_is_never_registered(urls: Urls) -> None:
     """The registry of a program refuses an id of the proof's own, and one that is none; nothing is written."""
     with Ledger.connect(urls["operator_url"], cluster="local") as ledger:
         registry = TenantRegistry(ledger.database, "local")
@@ -322,7 +327,7 @@ def test_the_id_of_a_canary_is_never_registered(urls: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("login", ["postgres", "flowstone_operator"])
 def test_logins_that_see_past_row_security_are_refused_for_tenants(
-    server: Server, urls: dict[str, str], key_file: Path, login: str
+    server: Server, urls: Urls, key_file: Path, login: str
 ) -> None:
     """The superuser and the operator may run backfills, and are refused for tenants' rows with the remedy."""
     url = server.conninfo("postgres") if login == "postgres" else urls["operator_url"]
@@ -361,7 +366,7 @@ def test_pooled_logins_with_the_key_or_a_namespaces_rows_are_refused(
             admin.execute("DROP OWNED BY between; DROP ROLE odd, between")
 
 
-def test_a_pooled_login_alone_cannot_run_backfills(urls: dict[str, str], key_file: Path, server: Server) -> None:
+def test_a_pooled_login_alone_cannot_run_backfills(urls: Urls, key_file: Path, server: Server) -> None:
     """Without the operator's address backfills are refused, saying which is missing; a database without ledger too."""
     with FlowStone.connect(urls["url"], key_file) as stone, pytest.raises(UnsafeLogin, match="operator_url="):
         stone.backfills.run("a", partitions=["p"])
@@ -375,7 +380,7 @@ SESSIONS = """
 """
 
 
-def test_clients_close_what_they_opened(urls: dict[str, str], key_file: Path, server: Server) -> None:
+def test_clients_close_what_they_opened(urls: Urls, key_file: Path, server: Server) -> None:
     """After the block no session of the client is left, and no thread."""
     before = threading.active_count()
     with FlowStone.connect(**urls, key=key_file) as stone, with_tenant("tenant_a"):

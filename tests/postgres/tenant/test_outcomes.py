@@ -72,15 +72,17 @@ class ApartStory(Story):
         around = Surroundings(lambda event, **values: None, clock=lambda: 0.0, pause=lambda seconds: None)
         return LedgerReports(Session(around, self.world.secret()["uri"]), assignment, around.log)
 
-    def work(self, run: Run, function: Callable[[Any, str], object] | None = None) -> list[str]:
+    def work(self, run: Run, function: Callable[[Any, str], None] | None = None) -> list[str]:
         """Work off a run's batch as `flowstone work` does; return the outcomes."""
 
         def write(link: Any, key: str) -> None:
             link.execute("INSERT INTO result VALUES (%s)", [key])
 
+        def one(key: str) -> str:
+            return reports.inside(key, lambda link: (function or write)(link, key))
+
         with closing(self.reports(run.batch)) as reports:
-            pending = reports.start() or {}
-            return [reports.inside(key, lambda link, key=key: (function or write)(link, key)) for key in pending]
+            return [one(key) for key in reports.start() or {}]
 
     def results(self) -> list[str]:
         """What the workers have written in acme's database."""

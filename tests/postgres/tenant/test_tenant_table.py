@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
+from psycopg.rows import TupleRow
 from sqlalchemy.dialects import postgresql
 
 from flowstone.db import tenant_table
@@ -70,7 +71,10 @@ def test_each_tenant_works_with_its_rows(server: Server, keys: ContextKeys, tabl
     """Through the pooled login rows are read, made, changed and deleted, one's own and no others."""
     with psycopg.connect(server.conninfo("postgres", "app", POOL_PASSWORD)) as connection, with_tenant("tenant_a"):
         set_tenant_for_query(connection, keys=keys)
-        run = lambda text: connection.execute(text.format(table).encode())  # noqa: E731 - short for what follows
+
+        def run(text: str) -> psycopg.Cursor[TupleRow]:
+            return connection.execute(text.format(table).encode())
+
         assert run("SELECT tenant_id, note FROM public.{}").fetchall() == [("tenant_a", "x")]
         assert run("INSERT INTO public.{} (note) VALUES ('y') RETURNING tenant_id").fetchone() == ("tenant_a",)
         assert run("UPDATE public.{} SET note = note || '!'").rowcount == 2
