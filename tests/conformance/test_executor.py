@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from flowstone.backfill.records import ClaimedBatch
 from flowstone.backfill.standing import Stand, Standing
 from flowstone.errors import InvalidSpec
 from tests.conformance.world import Case, World, eventually, start
@@ -103,7 +104,7 @@ async def test_launching_twice_starts_one(world: World) -> None:
     (batch,) = await _claimed(case)
     other = world.executor(case.request.name, case.uid, case.asset)
     await other.prepare()
-    uids = await asyncio.gather(case.executor.launch(batch), other.launch(batch))
+    uids = [*await asyncio.gather(case.executor.launch(batch), other.launch(batch))]
     await eventually(lambda: len(world.alive(case.uid)) == 1, world.seconds, "alive")
     uids.append(await other.launch(batch))
     assert len(set(uids)) == 1
@@ -157,7 +158,7 @@ async def test_a_worker_sees_its_scope_alone(world: World) -> None:
     assert (await case.finish()).stand is Stand.SUCCEEDED, case.errors()
 
 
-async def _claimed(case: Case) -> list:  # type: ignore[type-arg]
+async def _claimed(case: Case) -> list[ClaimedBatch]:
     """Plan, and claim one batch without launching it."""
     case.edit(suspend="Drain")
     await case.step()

@@ -79,7 +79,7 @@ def conditions(status: Json) -> dict[str, Json]:
     return {one["type"]: one for one in status.get("conditions") or []}
 
 
-def wait_for(ask: Callable[[], T], good: Callable[[T], bool], *, seconds: float, what: str) -> T:
+def wait_for(ask: Callable[[], T], good: Callable[[T], object], *, seconds: float, what: str) -> T:
     """Ask until the answer is good; fails after `seconds` with the last answer."""
     until = time.monotonic() + seconds
     while True:

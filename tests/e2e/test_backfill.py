@@ -25,7 +25,7 @@ def work(image: str, function: str, **environment: str) -> Json:
 def total_is_right(counts: Json) -> bool:
     """The six counts add up to the total."""
     six = ("queued", "running", "succeeded", "failed", "skipped", "cancelled")
-    return counts["total"] == sum(counts[name] for name in six)
+    return bool(counts["total"] == sum(counts[name] for name in six))
 
 
 def test_ten_days_at_most_two_jobs_at_a_time(namespace: Kubectl, image: str, psql: Psql) -> None:
@@ -166,7 +166,7 @@ def test_three_dimensions_by_partitions_and_by_keys_are_the_same_rows(
     namespace: Kubectl, image: str, psql: Psql
 ) -> None:
     """Region x carrier x day with exclusions, and the same set listed key by key: the same rows in the same order."""
-    dimensions = [
+    dimensions: list[Json] = [
         {"name": "region", "type": "string", "values": ["eu", "us"]},
         {"name": "carrier", "type": "string"},
         {"name": "day", "type": "date"},

@@ -160,7 +160,7 @@ def test_without_the_right_to_read_backfills_events_and_readiness_tell(
         namespace.apply(backfill("b", "days", keys=ONE))
         wait_for(
             lambda: [
-                event.get("note", event.get("message", "")) for event in namespace.list("events.v1.events.k8s.io")
+                str(event.get("note", event.get("message"))) for event in namespace.list("events.v1.events.k8s.io")
             ],
             lambda notes: any('cannot get resource "backfills"' in note for note in notes),
             seconds=30,
