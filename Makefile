@@ -149,7 +149,6 @@ lint: env ## ruff, mypy, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/mypy -p tests.cluster
 	$(BIN)/lint-imports
 
 test: env ## everything: lint, unit, Postgres, real cluster; leaves nothing running
