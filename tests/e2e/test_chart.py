@@ -101,7 +101,7 @@ def secrets_of(container: Json, pod: Json) -> set[str]:
 def rules(objects: list[Json], kind: str, name: str = "flowstone") -> set[Rule]:
     """The rules of a role, comparable."""
     return {
-        tuple(tuple(rule.get(key, ())) for key in ("apiGroups", "resources", "resourceNames", "verbs"))  # type: ignore[misc]
+        tuple(tuple(rule.get(key, ())) for key in ("apiGroups", "resources", "resourceNames", "verbs"))  # type: ignore[misc]  # four
         for rule in one(objects, kind, name)["rules"] or []
     }
 

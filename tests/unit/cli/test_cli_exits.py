@@ -15,7 +15,7 @@ from flowstone.cli.manifests import request
 from flowstone.cli.service import patiently
 from flowstone.cli.steering import resumption
 from flowstone.cli.watching import picture, wait
-from flowstone.errors import InvalidSpec, KubernetesRefused, KubernetesUnavailable, LedgerUnavailable
+from flowstone.errors import FlowStoneError, InvalidSpec, KubernetesRefused, KubernetesUnavailable, LedgerUnavailable
 
 START = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 
@@ -72,9 +72,9 @@ def test_exit_code_of_a_backfill(resource: dict[str, Any], code: Exit | None) ->
         (KubernetesRefused(404, "NotFound", "not there"), 4),
     ],
 )
-def test_exit_code_of_an_error(error: Exception, code: int) -> None:
+def test_exit_code_of_an_error(error: FlowStoneError, code: int) -> None:
     """A script can tell its own mistake from a cluster that is away and from one that said no."""
-    assert of_error(error) == code  # type: ignore[arg-type]
+    assert of_error(error) == code
 
 
 def test_waiting_ends_with_the_backfill() -> None:

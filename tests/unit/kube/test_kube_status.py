@@ -11,7 +11,7 @@ from flowstone.errors import KubernetesRefused
 from flowstone.kube.status import apply_status
 from tests.postgres.tenant.memory_kube import MemoryKube
 
-BACKFILL = {
+BACKFILL: dict[str, Any] = {
     "apiVersion": "flowstone.dev/v1alpha1",
     "kind": "Backfill",
     "metadata": {"name": "b", "namespace": "n", "labels": {"a": "b"}},
@@ -40,7 +40,7 @@ class Recorder:
 async def test_the_status_alone_is_sent_under_the_version_that_was_read() -> None:
     """The body has identity, resourceVersion and status, and nothing of spec or labels."""
     kube = Recorder()
-    read = {**BACKFILL, "metadata": {**BACKFILL["metadata"], "resourceVersion": "7"}}  # type: ignore[dict-item]
+    read = {**BACKFILL, "metadata": {**BACKFILL["metadata"], "resourceVersion": "7"}}
     assert await apply_status(kube, "backfills", read, {"phase": "Running"})
     body = {
         "apiVersion": "flowstone.dev/v1alpha1",

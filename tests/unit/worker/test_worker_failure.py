@@ -140,7 +140,7 @@ def test_generator_is_refused() -> None:
 
     for function in (one, other):
         with pytest.raises(FunctionError, match="generator"):
-            call(function, types.SimpleNamespace())  # type: ignore[arg-type]
+            call(function, types.SimpleNamespace())  # type: ignore[arg-type]  # see above
 
 
 def test_the_password_of_the_pod_is_no_part_of_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
