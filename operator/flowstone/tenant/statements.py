@@ -62,22 +62,17 @@ def _configure(role_name: str, change: Configure) -> list[str]:
         *(f"ALTER ROLE {role} IN DATABASE {identifier(name)} RESET ALL" for name in change.databases),
     ]
     limit = f"ALTER ROLE {role} CONNECTION LIMIT {int(change.connections)}"
-    return [limit, *assigned(role_name, change.settings, resets)]
+    return [limit, *resets, *assigned(role_name, change.settings)]
 
 
-def assigned(role_name: str, settings: Sequence[str], resets: Sequence[str] = ()) -> list[str]:
-    """Return what gives a role its settings, each as `name=value`, after others were taken off.
+def assigned(role_name: str, settings: Sequence[str]) -> list[str]:
+    """Return what gives a role its settings, each as `name=value`.
 
-    It sets them itself: for anybody else the server, from version 16 on, goes over all roles there are.
+    Not as the role itself: what the server looks up to let the operator do this, it needs for the password too.
     """
     role = identifier(role_name)
-    pairs = [one.split("=", 1) for one in settings]
-    return [
-        f"SET LOCAL ROLE {role}",
-        *resets,
-        *(f"ALTER ROLE {role} SET {identifier(name)} = {_value(name, value)}" for name, value in pairs),
-        "RESET ROLE",
-    ]
+    pairs = (one.split("=", 1) for one in settings)
+    return [f"ALTER ROLE {role} SET {identifier(name)} = {_value(name, value)}" for name, value in pairs]
 
 
 def _value(name: str, value: str) -> str:

@@ -425,10 +425,8 @@ def test_statements_name_the_login_and_the_group() -> None:
     assert statements(Lock("a"), names, None) == ['ALTER ROLE "tn_x_a" NOLOGIN PASSWORD NULL']
     assert statements(Configure("a", 5, ("search_path=tn_x, pg_temp",)), names, None) == [
         'ALTER ROLE "tn_x_a" CONNECTION LIMIT 5',
-        'SET LOCAL ROLE "tn_x_a"',
         'ALTER ROLE "tn_x_a" RESET ALL',
         'ALTER ROLE "tn_x_a" SET "search_path" = "tn_x", "pg_temp"',
-        "RESET ROLE",
     ]
     assert statements(Register(), names, None) == []
 
