@@ -7,8 +7,8 @@ Invariants:
 2. Of a tenant's two logins one is *active* (the Secrets hold it) and one stands by. Fresh credentials always go to the
    one that stands by, and only when nobody can be using it: it has no session, and every open batch was handed out
    after it had left the Secrets.
-3. Revocation goes from the outside in: the registry (pooled contexts), the membership (rows), the right to log in,
-   the sessions that are open.
+3. Revocation goes from the outside in: the registry (pooled contexts), the membership (rows), the sessions that are
+   open and could stand in the way, the right to log in, the sessions that came meanwhile.
 4. Nothing here is undone by doing it twice.
 """
 
@@ -281,7 +281,8 @@ def _suspend(desired: Desired, observed: Observed, row: Registration) -> Iterato
     for slot, login in sorted(observed.logins.items()):
         if login.exists:
             yield from (Leave(slot, group) for group in sorted(login.groups & {GROUP, APART_GROUP}))
-            yield from (Lock(slot),) if login.can_login else ()
+            # An open session may hold the role's row in the catalogue (ALTER ROLE), and one may be opened meanwhile.
+            yield from (EndSessions(slot), Lock(slot)) if login.can_login else ()
             yield from (EndSessions(slot),) if login.sessions else ()
     ours = {name for name, secret in observed.secrets.items() if secret.state == "ours"}
     if ours:

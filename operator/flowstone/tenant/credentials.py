@@ -103,7 +103,8 @@ def _stop_revoked(observed: Observed, row: Registration, standby: Slot) -> tuple
     login = observed.logins.get(standby)
     if login is not None and login.exists and login.can_login and _batches_may_use(observed, row):
         return [], "a namespace's old credentials are good until the batches that use them are over"
-    stop: list[Change] = [Lock(standby), EndSessions(standby)] if login is not None and login.exists else []
+    ends: list[Change] = [EndSessions(standby), Lock(standby), EndSessions(standby)]  # one may hold the role's row
+    stop = ends if login is not None and login.exists else []
     return [*stop, Record({"revoked_at": None})], ""
 
 

@@ -59,6 +59,19 @@ async def test_a_session_that_hides_is_ended_all_the_same(world: World) -> None:
         session.execute("SELECT 1")
 
 
+@pytest.mark.parametrize("isolation", ["Shared", "Database"])
+async def test_a_session_that_changes_its_own_role_does_not_keep_it(home: Place, isolation: str) -> None:
+    """An open ALTER ROLE holds the role's row in the catalogue, under any name; deletion goes on all the same."""
+    async with inhabited(home, isolation=isolation) as world:
+        session = world.login()
+        session.execute("SET application_name = 'flowstone-login-check'; BEGIN; ALTER ROLE CURRENT_USER PASSWORD 'x'")
+        world.kube.remove(ACME)
+        await world.settle()
+        assert ACME not in world.kube.objects
+        with pytest.raises(psycopg.OperationalError):
+            session.execute("SELECT 1")
+
+
 @pytest.mark.parametrize("isolation", ["Shared", "Schema", "Database"])
 async def test_where_bootstrap_took_the_functions_away_sessions_are_ended_too(home: Place, isolation: str) -> None:
     """A login that has left its group may call nothing; the operator ends its sessions and long statements still."""

@@ -362,11 +362,12 @@ def deleted(**spec: Any) -> Desired:
 
 
 def test_revocation_goes_from_the_outside_in() -> None:
-    """Registry, membership, right to log in, sessions, Secrets, in this order."""
+    """Registry, membership, sessions, right to log in, sessions that came meanwhile, Secrets, in this order."""
     found = observed(logins={"a": login(sessions=1)})
     assert decide(deleted(), found, spec_changed=False).changes == (
         Record({"state": "suspended", "suspended_at": NOW}),
         Leave("a", "flowstone_tenant"),
+        EndSessions("a"),
         Lock("a"),
         EndSessions("a"),
         DeleteSecrets(("one", "two")),
