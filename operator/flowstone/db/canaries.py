@@ -24,6 +24,7 @@ from flowstone.db.connection import Connection, Database, Transaction, translate
 from flowstone.db.lock_watch import Locker, kept_free, naming_lockers
 from flowstone.db.logins import Logins
 from flowstone.db.passwords import apply_verifier, scram_verifier
+from flowstone.db.role_drop import drop_role
 from flowstone.db.roles import OPERATOR, POOL, TENANTS
 from flowstone.db.tenant_steps import random_stem
 from flowstone.errors import LedgerBusy, LedgerError, LedgerRefused
@@ -178,12 +179,9 @@ class Canaries:
     def _pool(self, name: str) -> str | None:
         """Make a pooled login for as long as the proof runs."""
         password = self._new_password()
-        create = sql.SQL("CREATE ROLE {} NOLOGIN CONNECTION LIMIT 4 IN ROLE {} ROLE {}").format(
-            sql.Identifier(name), sql.Identifier(POOL), sql.Identifier(OPERATOR)
-        )
         try:
             with self._database.transaction() as tx:
-                tx.connection.execute(create)
+                _make_pooled(tx.connection, name)
                 apply_verifier(tx.connection, name, scram_verifier(password))
         except LedgerRefused as error:
             if isinstance(error.__cause__, pg.InsufficientPrivilege):
@@ -204,7 +202,7 @@ class Canaries:
                 tx.connection.execute(query.format(sql.Identifier(table), sql.Identifier(column)), [whose])
             for base in bases:
                 _lock(tx.connection, f"{base}_a")
-            _drop(tx.connection, _pool_name(bases[0]))
+            drop_role(tx.connection, _pool_name(bases[0]))
 
 
 def canary_id(cluster: str, letter: str) -> str:
@@ -231,9 +229,16 @@ def _rows(canary: Canary, second: int, note: str) -> None:
         connection.execute(_ROWS, {"first": f"first row of {canary.role_name}", "second": second, "note": note})
 
 
-def _drop(connection: Connection, role_name: str) -> None:
+def _make_pooled(connection: Connection, role_name: str) -> None:
+    """Make a pooled login, or use the one that could not be dropped after the last proof."""
     if connection.execute("SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = %s", [role_name]).fetchone():
-        connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role_name)))
+        again = sql.SQL("GRANT {} TO {}").format(sql.Identifier(POOL), sql.Identifier(role_name))
+        connection.execute(again)
+        return
+    create = sql.SQL("CREATE ROLE {} NOLOGIN CONNECTION LIMIT 4 IN ROLE {} ROLE {}").format(
+        sql.Identifier(role_name), sql.Identifier(POOL), sql.Identifier(OPERATOR)
+    )
+    connection.execute(create)
 
 
 def _lock(connection: Connection, role_name: str) -> None:

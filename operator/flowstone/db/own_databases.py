@@ -15,6 +15,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from flowstone.db.connection import DEADLINE_SECONDS, LONG_SECONDS, Database, Transaction, lone
+from flowstone.db.role_drop import drop_role
 from flowstone.db.tenant_export import Source
 from flowstone.errors import DatabaseUnavailable, LedgerRefused, LedgerUnavailable
 from flowstone.tenant import own_database
@@ -91,7 +92,7 @@ class OwnDatabases:
                 owner, database = identifier(names.owner), identifier(names.database)
                 session.run_each([f"SET ROLE {owner}", f"DROP DATABASE {database}"])
         with self._database.transaction() as tx:
-            tx.run(f"DROP ROLE IF EXISTS {identifier(names.owner)}")
+            drop_role(tx.connection, names.owner)
 
     def digest(self, names: Names) -> str:
         """Return SHA-256 over all rows of all tables, whatever their order, as evidence of what was deleted."""

@@ -11,11 +11,13 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from psycopg import errors as pg
 from psycopg import sql
 
 from flowstone.db.connection import LONG_SECONDS, Database, Transaction
 from flowstone.db.logins import Logins
 from flowstone.db.own_databases import OwnDatabases
+from flowstone.db.role_drop import drop_role, let_go
 from flowstone.db.tenant_export import Source, archive, digest_of
 from flowstone.errors import LedgerRefused
 from flowstone.tenant.desired import APART, Desired
@@ -29,17 +31,21 @@ CHUNK = 10_000
 LEDGER = ("attempt", "latest", "batch", "materialization", "backfill")
 """The ledger's tables with rows of a scope, in the order in which they are emptied."""
 
+CANARY = ("flowstone", "canary")
+"""Its policies are a tenant table's, so a tenant may have left rows there; they are digested and deleted too."""
+
 _TENANT_TABLES = """
     SELECT n.nspname, c.relname FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped
-    WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND n.nspname NOT IN ('flowstone', 'pg_catalog')
+    WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND n.nspname <> 'flowstone' AND NOT n.nspname ^@ 'pg_'
       AND EXISTS (SELECT FROM pg_catalog.pg_policy p WHERE p.polrelid = c.oid AND p.polname = 'tenant_rows')
       AND NOT EXISTS (SELECT FROM flowstone.tenant t WHERE t.role_base = n.nspname)
       AND NOT EXISTS (SELECT FROM flowstone.login_scope s WHERE s.role_oid = c.relowner)
     ORDER BY 1, 2
 """
-"""In a schema of its own a tenant can make a table that looks like one; its triggers and casts would run as us."""
+"""In a schema of its own, or a temporary one, a tenant can make a table that looks like one; its triggers, policies and
+casts would run as us."""
 
 
 _SCHEMA_TABLES = """
@@ -149,9 +155,21 @@ class TenantPurge:
             self._databases.drop(own)
         for login in observed.logins.values():
             if login.exists and login.mapped:
-                self._logins.drop(login.role_name)
+                self._drop(login.role_name)
         with self._database.transaction() as tx:
             self._note(tx, desired, "state = 'purged', purged_at = clock_timestamp(), active_slot = NULL", {})
+
+    def _drop(self, role_name: str) -> None:
+        """Drop a login; one that other tenants gave rights on their own tables stays as a name that leads nowhere."""
+        try:
+            self._logins.drop(role_name)
+        except LedgerRefused as error:
+            if not isinstance(error.__cause__, pg.DependentObjectsStillExist | pg.InsufficientPrivilege):
+                raise
+            with self._database.transaction() as tx:
+                tx.run("DELETE FROM flowstone.login_scope WHERE role_name = %(name)s", {"name": role_name})
+                let_go(tx.connection, role_name)
+                drop_role(tx.connection, role_name)
 
     def _empty(self, table: sql.Identifier, column: sql.Identifier, value: sql.Literal) -> None:
         """Delete the rows whose column has a value, some at a time."""
@@ -166,7 +184,7 @@ class TenantPurge:
     def _tables(self, tx: Transaction, desired: Desired) -> Iterator[Rows]:
         for name in LEDGER:
             yield sql.Identifier("flowstone", name), sql.Identifier("scope"), sql.Literal(desired.scope)
-        for schema, name in tx.rows(_TENANT_TABLES):
+        for schema, name in (CANARY, *tx.rows(_TENANT_TABLES)):
             yield sql.Identifier(schema, name), sql.Identifier("tenant_id"), sql.Literal(desired.tenant_id)
 
     def _note(self, tx: Transaction, desired: Desired, assignments: str, values: Mapping[str, object]) -> None:

@@ -68,6 +68,24 @@ def test_nothing_is_left_behind(field: Proving) -> None:
     assert field.place.all("SELECT DISTINCT lease_owner FROM flowstone.tenant") == [(None,)]
 
 
+def test_a_right_for_a_canary_does_not_stop_the_proof(field: Proving) -> None:
+    """Somebody grants the pooled canary a right while a proof runs: it cannot be dropped, and serves the next ones."""
+    field.admin("CREATE ROLE somebody", "CREATE SCHEMA AUTHORIZATION somebody")
+    try:
+        with field.canaries.out() as cage:
+            name = psycopg.conninfo.conninfo_to_dict(cage.pool or "")["user"]
+            field.admin(f"SET ROLE somebody; CREATE TABLE somebody.given (x int); GRANT SELECT (x) ON given TO {name}")
+        able = "SELECT rolcanlogin, pg_has_role(oid, 'flowstone_pool', 'MEMBER') FROM pg_roles"
+        shut = f"{able} WHERE rolname = '{name}'"
+        assert field.place.all(shut) == [(False, False)]
+        assert field.verify().open == ()
+        assert field.place.all(shut) == [(False, False)]
+    finally:
+        field.admin("DROP SCHEMA somebody CASCADE", "DROP ROLE somebody")
+    assert field.verify().open == ()
+    assert field.place.all(shut) == []
+
+
 def test_no_secret_is_logged(any_server: Server, field: Proving) -> None:
     """Neither verifier nor password of a canary stands in the server's log, which has every statement."""
     with field.canaries.out() as cage:

@@ -121,18 +121,92 @@ async def test_a_table_made_to_look_like_a_tenants_is_left_alone(schema_world: W
     world = schema_world
     with world.login() as session:
         _lay_a_trap(session)
-    other = custom("tenants", None, "other")
-    spec = {"namespaces": ["three"], "deletionPolicy": "Delete", "confirmDeletion": "other"}
-    world.kube.put(other, {"metadata": {"name": "other"}, "spec": spec})
+    await _other(world)
+    await _purged(world)
+    with world.login() as session:
+        assert session.execute("SELECT count(*) FROM trap").fetchone() == (1,)
+        assert session.execute("SELECT count(*) FROM sprung").fetchone() == (0,)
+
+
+GIVEN = {
+    "a column": "GRANT SELECT (x) ON given TO {0}_a",
+    "a table": "GRANT SELECT ON given TO {0}_a",
+    "a policy": "CREATE POLICY p ON given TO {0}_a USING (true)",
+    "default rights": "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO {0}_a",
+}
+
+
+@pytest.mark.parametrize("isolation", ["Schema", "Database"])
+@pytest.mark.parametrize("given", GIVEN)
+async def test_rights_on_somebodys_own_table_keep_no_other_tenant(home: Place, isolation: str, given: str) -> None:
+    """Postgres drops no role that others gave a right; the other tenant is deleted all the same, and its login shut."""
+    async with inhabited(home, isolation=isolation) as world:
+        await _other(world)
+        [(base,)] = world.admin("SELECT role_base FROM flowstone.tenant WHERE tenant_id = 'other'")
+        with world.login() as session:
+            session.execute("CREATE TABLE given (x int)")
+            session.execute(GIVEN[given].format(base).encode())
+        await _purged(world)
+        left = (
+            "SELECT rolcanlogin, ARRAY(SELECT roleid FROM pg_auth_members m WHERE m.member = r.oid) "
+            f"FROM pg_roles r WHERE rolname ^@ '{base}'"
+        )
+        assert world.admin(left) in ([], [(False, [])])
+        assert world.admin("SELECT count(*) FROM flowstone.login_scope WHERE tenant_id = 'other'") == [(0,)]
+
+
+async def test_a_right_for_the_owner_of_a_database_keeps_no_tenant(home: Place) -> None:
+    """The owner's name is known to all as well."""
+    async with inhabited(home, isolation="Database") as world:
+        await _other(world, isolation="Database")
+        [(base,)] = world.admin("SELECT role_base FROM flowstone.tenant WHERE tenant_id = 'other'")
+        with world.login() as session:
+            session.execute(f"CREATE TABLE given (x int); GRANT SELECT ON given TO {base}_o".encode())
+        await _purged(world)
+        assert world.admin(f"SELECT count(*) FROM pg_database WHERE datname = '{base}'") == [(0,)]
+
+
+async def test_a_temporary_trap_is_left_alone(world: World) -> None:
+    """Before bootstrap a tenant may make temporary tables, also as its group; no purge reads or empties them."""
+    await _other(world)
+    with world.login() as session:
+        session.execute(
+            """
+            SET ROLE flowstone_tenant;
+            CREATE TEMPORARY TABLE trap (tenant_id text);
+            CREATE FUNCTION pg_temp.spring() RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS
+                'BEGIN RAISE EXCEPTION SQLSTATE ''ZZZZZ'' USING MESSAGE = current_user; END';
+            CREATE POLICY tenant_rows ON trap USING (pg_temp.spring());
+            ALTER TABLE trap ENABLE ROW LEVEL SECURITY;
+            GRANT ALL ON trap TO flowstone_operator;
+            """
+        )
+        await _purged(world)
+
+
+async def test_rows_in_the_canaries_table_are_deleted_too(world: World) -> None:
+    """Every tenant may write there, as into any table of tenants."""
+    await _other(world)
+    world.admin("INSERT INTO flowstone.canary (tenant_id, id, note) VALUES ('other', 1, 'left here')")
+    await _purged(world)
+    assert world.admin("SELECT count(*) FROM flowstone.canary WHERE tenant_id = 'other'") == [(0,)]
+
+
+async def _other(world: World, **spec: str) -> None:
+    """Make a Tenant `other` that is to be deleted."""
+    body = {"namespaces": ["three"], "deletionPolicy": "Delete", "confirmDeletion": "other", **spec}
+    world.kube.put(custom("tenants", None, "other"), {"kind": "Tenant", "metadata": {"name": "other"}, "spec": body})
     assert await world.settle("other") == 60
-    world.kube.remove(other)
+
+
+async def _purged(world: World) -> None:
+    """Delete it, and see it go."""
+    world.kube.remove(custom("tenants", None, "other"))
     await world.settle("other")
     world.admin("UPDATE flowstone.tenant SET retain_until = now() - interval '1 s' WHERE tenant_id = 'other'")
     await world.settle("other")
     assert world.admin("SELECT state FROM flowstone.tenant WHERE tenant_id = 'other'") == [("purged",)]
-    with world.login() as session:
-        assert session.execute("SELECT count(*) FROM trap").fetchone() == (1,)
-        assert session.execute("SELECT count(*) FROM sprung").fetchone() == (0,)
+    assert custom("tenants", None, "other") not in world.kube.objects
 
 
 def _lay_a_trap(session: Session) -> None:
@@ -175,7 +249,8 @@ async def test_what_a_tenant_leaves_behind_does_not_keep_its_role(world: World) 
     await world.settle()
     world.admin("UPDATE flowstone.tenant SET retain_until = now() - interval '1 s'")
     await world.settle()
-    assert world.admin("SELECT count(*) FROM pg_roles WHERE rolname ^@ 'tn_'") == [(0,)]
+    left = "SELECT count(*) FROM pg_roles r, flowstone.tenant t WHERE t.tenant_id = 'acme' AND r.rolname ^@ t.role_base"
+    assert world.admin(left) == [(0,)]
 
 
 MISLEADING = {
