@@ -29,6 +29,15 @@ from flowstone.tenant.desired import APART
 _TYPE = re.compile(r'[\w ,.()\[\]"]+')
 """What a type's name may be made of; it comes from a file."""
 
+# Its checks would run in this session, where RESET ROLE gives a superuser's rights back. One that is not there yet
+# could be made between this look and its use.
+_FOREIGN_TYPES = """
+    SELECT DISTINCT k.name, coalesce(r.rolname::text, 'nobody: it is not there')
+    FROM unnest(%s::text[]) AS k (name) LEFT JOIN pg_catalog.pg_type t ON t.oid = pg_catalog.to_regtype(k.name)
+    LEFT JOIN pg_catalog.pg_roles r ON r.oid = t.typowner WHERE r.rolsuper IS NOT TRUE ORDER BY 1
+"""
+"""Types that do not belong to a superuser."""
+
 _TARGET = "SELECT scope, isolation, role_base, state FROM flowstone.tenant WHERE tenant_id = %s"
 
 _FOUND = """
@@ -93,6 +102,7 @@ def restore(conninfo: str, file: Path, tenant_id: str) -> Restored:
                     rows[_label(one)] = _rows(connection, archive, one, target)
             if target.isolation == APART and own:
                 with _session(make_conninfo(conninfo, dbname=target.base)) as inside, inside.transaction():
+                    _quiet(inside)
                     rows |= _own(inside, archive, own, target)
             else:
                 rows |= _own(connection, archive, own, target)
@@ -189,12 +199,22 @@ def _own(
         if schema not in (target.base, "public"):
             connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
         columns = sql.SQL(", ").join(map(_column, one["columns"]))
+        _refuse_foreign_types(connection, one)
         connection.execute(sql.SQL("CREATE TABLE {} ({})").format(table, columns))
         listed = sql.SQL(", ").join(sql.Identifier(column["name"]) for column in one["columns"])
         _copy(connection, archive, one, sql.SQL("COPY {} ({}) FROM STDIN").format(table, listed))
         connection.execute("RESET ROLE")
         rows[_label(one)] = int(one["rows"])
     return rows
+
+
+def _refuse_foreign_types(connection: Connection, one: Mapping[str, Any]) -> None:
+    kinds = [str(column["type"]) for column in one["columns"]]
+    for kind, owner in connection.execute(_FOREIGN_TYPES, [kinds]).fetchall():
+        raise LedgerRefused(
+            f"{_label(one)}: type {kind} belongs to {owner}, and its checks would run with a superuser's rights: "
+            "make it as a superuser, from what you know of it, or load this table by hand as the tenant's own login"
+        )
 
 
 def _column(column: Mapping[str, Any]) -> sql.Composable:

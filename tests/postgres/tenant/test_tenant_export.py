@@ -200,6 +200,30 @@ async def test_a_tenants_own_tables_come_back(home: Place, folder: Path, isolati
                 tenant.execute("INSERT INTO sale (id) VALUES (NULL)")
 
 
+async def test_a_restore_runs_nothing_that_a_tenant_wrote(home: Place, folder: Path) -> None:
+    """A domain's check would run in a superuser's session, and could take that right; such a type is refused."""
+    trap = """
+        CREATE FUNCTION public.spring(text) RETURNS boolean LANGUAGE plpgsql AS
+            'BEGIN EXECUTE ''RESET ROLE''; EXECUTE ''ALTER ROLE '' || current_user || '' SUPERUSER''; RETURN true; END';
+        CREATE DOMAIN public.trap AS text CHECK (public.spring(VALUE));
+    """
+    async with inhabited(home, exports=folder, isolation="Database") as world:
+        with world.login() as session:
+            session.execute("CREATE DOMAIN public.trap AS text; CREATE TABLE kept (x public.trap[])")
+            session.execute("INSERT INTO kept VALUES ('{x}')")
+        await end(world, isolation="Database")
+        file = folder / exported(world)["file"]
+        await purge(world)
+        secret = await heir(world, isolation="Database")
+        with pytest.raises(LedgerRefused, match=r"type public.trap\[\] belongs to nobody"):
+            restore(world.place.admin, file, "heir")
+        with world.login(secret) as session:
+            session.execute(trap)
+        with pytest.raises(LedgerRefused, match=r"type public.trap\[\] belongs to tn_"):
+            restore(world.place.admin, file, "heir")
+        assert world.admin("SELECT count(*) FROM pg_roles WHERE rolsuper") == [(1,)]
+
+
 async def test_without_a_place_nothing_is_pretended(home: Place) -> None:
     """The status says that there is no file, and how to get one; the digest is of the rows."""
     async with inhabited(home, ending=Ending(timedelta(days=3))) as world:
