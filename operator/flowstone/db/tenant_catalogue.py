@@ -20,7 +20,7 @@ REGISTRATION = """
 
 # A role is ours when it has the recorded number; without its row in login_scope, when the operator is its member, since
 # only who made it can have become one. Any session may call itself a login check: where a login is to be shut out, all
-# of its sessions count.
+# of its sessions count. A login may give itself settings of any size; what is too long is none of ours.
 _LOGINS = """
     SELECT n.slot, n.name, s.role_oid IS NOT NULL, r.oid IS NOT NULL AND CASE
                WHEN s.role_oid IS NOT NULL THEN s.role_oid = r.oid
@@ -35,7 +35,7 @@ _LOGINS = """
                  WHERE m.member = r.oid),
            ARRAY(SELECT g.rolname::text FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_roles g ON g.oid = m.member
                  WHERE m.roleid = r.oid),
-           ARRAY(SELECT unnest(c.setconfig) FROM pg_catalog.pg_db_role_setting c
+           ARRAY(SELECT left(unnest(c.setconfig), 500) FROM pg_catalog.pg_db_role_setting c
                  WHERE c.setrole = r.oid AND c.setdatabase = 0),
            ARRAY(SELECT d.datname::text FROM pg_catalog.pg_db_role_setting c
                  JOIN pg_catalog.pg_database d ON d.oid = c.setdatabase WHERE c.setrole = r.oid),

@@ -11,6 +11,7 @@ import structlog
 
 from flowstone.db.bootstrap import bootstrap
 from flowstone.db.catalogue_linter import lint
+from flowstone.db.tenant_catalogue import TenantCatalogue
 from flowstone.kube.paths import custom
 from tests.postgres.conftest import Place
 from tests.postgres.servers import Server, installed
@@ -271,6 +272,18 @@ async def test_no_tenant_makes_the_proof_fail(schema_world: World, what: str) ->
         session.execute(MISLEADING[what].encode())
         with schema_world.ledger.database.transaction() as tx:
             assert [one.what for one in lint(tx)] == []
+
+
+async def test_settings_of_any_size_are_not_read_whole(world: World) -> None:
+    """A login may give itself hundreds of megabytes of them; the operator reads their beginnings, and takes them off."""
+    with world.login() as session:
+        for name in ("search_path", "local_preload_libraries"):
+            session.execute(f"ALTER ROLE CURRENT_USER SET {name} = '{'x,' * 500_000}x'".encode())
+    view = TenantCatalogue(world.ledger.database, "c1").view("acme", "t/c1/acme", statement_timeout=0)
+    assert max(len(one) for login in view.logins.values() for one in login.settings) == 500
+    await world.settle()
+    assert world.condition("CredentialDrift")[0] == "True"
+    assert world.admin("SELECT max(length(s::text)) < 1000 FROM pg_db_role_setting s") == [(True,)]
 
 
 async def test_a_tenant_that_a_program_registered_gets_its_logins(world: World) -> None:
