@@ -79,7 +79,6 @@ class Binding:
         self._own_tenant: str | None = None
         self._entered: Entry | None = None
         self._given = False
-        self._paused = False
 
     @property
     def login_known(self) -> bool:
@@ -94,9 +93,9 @@ class Binding:
         """A transaction or savepoint began or ended: the context may be gone."""
         self._entered = None
 
-    def withdrawn(self, *, paused: bool = False) -> None:
+    def withdrawn(self) -> None:
         """The context was taken off the transaction, for good or for another tenant's block inside."""
-        self._given, self._paused = False, paused
+        self._given = False
 
     @property
     def paused_context(self) -> str | None:
@@ -131,10 +130,10 @@ class Binding:
             raise TenantRefused("this connection is in autocommit, where a context would be void: turn it off")
         if situation.idle:
             self.forget()
-        if self._entered is not None and (self._watched or self._paused):
+        if self._entered is not None and self._watched:
             if self._entered.tenant_id != tenant_id:
                 raise TenantRefused(_REFUSALS["other"])
-            if self._watched and self._given and self._entered.expiry - self._clock() > RENEW_SECONDS:
+            if self._given and self._entered.expiry - self._clock() > RENEW_SECONDS:
                 return None
         return self._signed(tenant_id)
 
@@ -149,7 +148,7 @@ class Binding:
             raise TenantUnknown(NO_TENANT)
         if verdict != "entered":
             raise TenantRefused(_REFUSALS.get(str(verdict), _REFUSALS["refused"]))
-        self._entered, self._given, self._paused = entry, True, False
+        self._entered, self._given = entry, True
 
     def _check_own(self, tenant_id: str) -> None:
         if self._own_tenant != tenant_id:

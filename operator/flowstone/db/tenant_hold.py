@@ -1,9 +1,10 @@
 """Takes a tenant's context off a connection when the block that gave it ends, or steps aside for another tenant's.
 
 Guarded cursors refuse by themselves. A cursor made before the connection was bound, or made by hand, does not: it must
-find a transaction without context, in which the database shows no row. So at the end of the block the setting goes, and
-so do server-side cursors: one of the same name takes the place of each, which fails when rows are asked of it and can
-be closed. Closing alone would make the driver's own CLOSE fail, and a later commit would quietly roll back.
+find a transaction whose context is void, in which the database shows no row. So at the end of the block the signature
+goes, and so do server-side cursors: one of the same name takes the place of each, which fails when rows are asked of it
+and can be closed. Closing alone would make the driver's own CLOSE fail, and a later commit would quietly roll back. The
+scope stays: the database gives the transaction to no other tenant, whatever the program has forgotten about it.
 
 An idle connection has no context to lose, and a failed transaction runs nothing. A connection that is in the middle of
 something, in another thread, a pipeline or a half-read stream, cannot be asked, so its socket is shut: whoever waits on
@@ -27,7 +28,11 @@ from flowstone.db.tenant_binding import Binding
 from flowstone.tenant.capability import required
 
 _MARK = "flowstone_hold"
-_PAUSE = b"SELECT pg_catalog.set_config('flowstone.context', '', true)"
+_VOID = (
+    b"SELECT pg_catalog.set_config('flowstone.context', pg_catalog.left(held, -64) || pg_catalog.repeat('0', 64), true)"
+    b" FROM pg_catalog.current_setting('flowstone.context', true) AS held WHERE pg_catalog.length(held) > 64"
+)
+"""Puts zeros in the place of the signature; `flowstone.enter_tenant` still compares the scope."""
 _CURSORS = b"SELECT name FROM pg_catalog.pg_cursors"
 _ENDED = (
     b"CLOSE %b; DECLARE %b CURSOR FOR SELECT pg_catalog.current_setting('rows of a with_tenant block that has ended')"
@@ -69,8 +74,8 @@ class Hold:
     def pause(self) -> None:
         """Another tenant's block begins inside; what is in the middle of something keeps its cursor to itself."""
         connection = self._current()
-        if connection and self._flow == _flow() and self._send(connection, lambda: connection.pgconn.exec_(_PAUSE)):
-            self._binding.withdrawn(paused=True)
+        if connection and self._flow == _flow() and self._send(connection, lambda: connection.pgconn.exec_(_VOID)):
+            self._binding.withdrawn()
 
     def resume(self) -> None:
         """That block has ended; the transaction gets back the context that it had."""
@@ -119,7 +124,7 @@ def _end(connection: Driver) -> Any:
     for row in range(found.ntuples):
         name = b'"%b"' % (found.get_value(row, 0) or b"").replace(b'"', b'""')
         connection.pgconn.exec_(_ENDED % (name, name))
-    return connection.pgconn.exec_(_PAUSE)
+    return connection.pgconn.exec_(_VOID)
 
 
 def _cut(connection: Driver) -> None:

@@ -113,6 +113,28 @@ def test_another_tenant_cannot_take_over_an_open_transaction(connect: Callable[.
         connection.rollback()
 
 
+def test_a_savepoint_is_not_given_to_another_tenant(connect: Callable[..., Plain], keys: ContextKeys) -> None:
+    """What tenant_a's transaction holds is committed as one, so tenant_b gets no savepoint of it, during and after a's
+    block, by no cursor."""
+
+    def tenant_b_tries() -> None:
+        with with_tenant("tenant_b"), connection.transaction():
+            with pytest.raises(TenantRefused, match="another tenant"):
+                connection.execute(COUNT)
+            assert psycopg.Cursor(connection).execute(COUNT).fetchone() == (0,)
+
+    connection = connect()
+    with connection.transaction(force_rollback=True):
+        with with_tenant("tenant_a"):
+            set_tenant_for_query(connection, keys=keys)
+            connection.execute("INSERT INTO public.note (id) VALUES (66)")
+            tenant_b_tries()
+            assert count(connection) == 2
+        tenant_b_tries()
+        with with_tenant("tenant_a"):
+            assert count(connection) == 2
+
+
 @pytest.mark.parametrize("fails", [False, True], ids=["released", "rolled back"])
 def test_a_savepoint_keeps_the_tenant(connect: Callable[..., Plain], keys: ContextKeys, fails: bool) -> None:
     """First used inside a savepoint, released or rolled back, the context holds inside, and outside afterwards."""
@@ -219,7 +241,7 @@ def test_a_cursor_around_the_guard_finds_no_context_after_the_block(
     connect: Callable[..., Plain], keys: ContextKeys, maker: Callable[[Plain], psycopg.Cursor[Any]]
 ) -> None:
     """Made before the connection was bound, or by hand: after the block, and in another tenant's, it sees nothing and
-    writes nothing, and a connection that knows its transactions does not give this one to another tenant."""
+    writes nothing, and the transaction is not given to another tenant."""
     connection = connect()
     cursor = maker(connection)
     with with_tenant("tenant_a"):
@@ -233,9 +255,8 @@ def test_a_cursor_around_the_guard_finds_no_context_after_the_block(
     assert cursor.execute(COUNT).fetchone() == (0,)
     with with_tenant("tenant_b"):
         assert cursor.execute(COUNT).fetchone() == (0,)
-        if isinstance(connection, TenantConnection):  # a plain one does not know its transactions
-            with pytest.raises(TenantRefused, match="another tenant"):
-                set_tenant_for_query(connection)
+        with pytest.raises(TenantRefused, match="another tenant"):
+            set_tenant_for_query(connection)
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             cursor.execute("INSERT INTO public.note VALUES ('tenant_a', 98)")
         connection.rollback()
