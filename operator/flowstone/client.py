@@ -33,10 +33,7 @@ from flowstone.errors import SchemaNotCompatible, UnsafeLogin
 from flowstone.guard import GuardContext, Guards, RegisteredTenant
 from flowstone.local import LocalMachine, home_of
 from flowstone.tenant.capability import required
-from flowstone.tenant.signing import ContextKeys
-
-CLUSTER = "local"
-"""Cluster id of a Python program's own work."""
+from flowstone.tenant.signing import ContextKeys, cluster_id
 
 _MAY_QUEUE = "SELECT pg_catalog.has_table_privilege('flowstone.backfill', 'INSERT')"
 
@@ -55,7 +52,7 @@ class FlowStone:
         operator_url: str,
         *,
         create_tenants: bool,
-        cluster: str = CLUSTER,
+        cluster: str,
         guards: Guards | None = None,
         home: Path | None = None,
         closing: Callable[[], None] = lambda: None,
@@ -83,7 +80,7 @@ class FlowStone:
         create_tenants: bool | None = None,
         operator_url: str | None = None,
         folder: str | os.PathLike[str] | None = None,
-        cluster: str = CLUSTER,
+        cluster: str | None = None,
         guards: Guards | None = None,
     ) -> Self:
         """Connect to a ledger; nothing is sent before it is used, except to start an embedded one.
@@ -95,7 +92,7 @@ class FlowStone:
             operator_url: Connection string of `flowstone_operator`, for backfills; `url` when left out.
             folder: Where the embedded database lies, and what functions leave behind: logs of failed runs, logins;
                 the user's data directory when left out.
-            cluster: Cluster id of the scopes.
+            cluster: Cluster id of the scopes; `FLOWSTONE_CLUSTER_ID` when left out, or else "local".
             guards: Asked before a backfill is queued or a report is kept, and which assets are listed; the installed
                 ones when left out.
 
@@ -104,6 +101,7 @@ class FlowStone:
             LedgerUnavailable: The embedded server does not start.
         """
         where = None if folder is None else Path(folder)
+        cluster = cluster or cluster_id()
         if url is None:
             home = embedded_tenants.open_home(where, cluster)
             return cls(

@@ -30,8 +30,9 @@ class TenantRow:
 
 
 NO_TENANT = (
-    "no active tenant of this id is registered: apply a Tenant, or see whether it is suspended; a Python program "
-    "registers new ones with FlowStone.connect(..., create_tenants=True)"
+    "no active tenant of this id is registered for this cluster id: apply a Tenant, see whether it is suspended, or "
+    "name the operator's cluster id by cluster= or FLOWSTONE_CLUSTER_ID; a Python program registers new ones with "
+    "FlowStone.connect(..., create_tenants=True)"
 )
 
 _COLUMNS = "cluster, tenant_id, scope, tier, isolation, state, max_parallel"

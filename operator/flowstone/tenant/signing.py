@@ -20,6 +20,9 @@ from flowstone.errors import UnsafeLogin
 KEY_FILE_VARIABLE = "FLOWSTONE_CONTEXT_KEY_FILE"
 """Environment variable that names the key file; without it, `keys=` must be given."""
 
+CLUSTER_VARIABLE = "FLOWSTONE_CLUSTER_ID"
+"""Environment variable with the cluster id of a program's scopes."""
+
 LIFETIME_SECONDS = 300
 """How long a signed context is good for; a copy that leaked is worthless afterwards. Used ones are renewed."""
 
@@ -38,7 +41,7 @@ class ContextKeys:
 
     Attributes:
         keys: The secrets, 32 bytes each.
-        cluster: Cluster id of the scopes; "local" in Python programs.
+        cluster: Cluster id of the scopes.
     """
 
     keys: tuple[bytes, ...]
@@ -91,7 +94,7 @@ class ContextKeys:
         path = environment.get(KEY_FILE_VARIABLE)
         if not path:
             raise UnsafeLogin(f"no context key: set {KEY_FILE_VARIABLE} to the key file, or pass keys=")
-        return cls.from_file(path, environment.get("FLOWSTONE_CLUSTER_ID") or "local")
+        return cls.from_file(path, cluster_id(environment))
 
     def write(self, path: Path) -> None:
         """Write the file that `from_file` reads, for its owner only; never over an existing one."""
@@ -111,6 +114,11 @@ class ContextKeys:
         """Return the context of a tenant until `expiry`, in Unix seconds."""
         payload = f"{self.scope(tenant_id)}.{expiry:010d}"
         return f"{payload}.{hmac.new(self.keys[0], payload.encode(), 'sha256').hexdigest()}"
+
+
+def cluster_id(environment: Mapping[str, str] = os.environ) -> str:
+    """Return the cluster id of a program's scopes; "local" for one that belongs to no cluster."""
+    return environment.get(CLUSTER_VARIABLE) or "local"
 
 
 def pads(key: bytes) -> tuple[bytes, bytes]:

@@ -392,3 +392,23 @@ def test_clients_close_what_they_opened(urls: Urls, key_file: Path, server: Serv
         while admin.execute(query).fetchone() != (0,):
             assert time.monotonic() < deadline, admin.execute(SESSIONS).fetchall()
     assert threading.active_count() <= before
+
+
+def test_the_cluster_id_comes_from_the_environment_when_not_given(
+    urls: Urls, key_file: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that names the operator's cluster only there works for its tenants, in scope and signature."""
+    tenant = f"env_{uuid.uuid4().hex[:8]}"
+    with Ledger.connect(urls["operator_url"], cluster="somewhere") as ledger:
+        TenantRegistry(ledger.database, "somewhere").register(tenant)
+    monkeypatch.setenv("FLOWSTONE_CLUSTER_ID", "somewhere")
+    with FlowStone.connect(**urls, key=key_file) as stone, with_tenant(tenant):
+        stone.materializations.insert("report", "p1")
+        assert [row.partition for row in stone.materializations.list_all()] == ["p1"]
+    monkeypatch.delenv("FLOWSTONE_CLUSTER_ID")
+    with (
+        FlowStone.connect(**urls, key=key_file) as stone,
+        with_tenant(tenant),
+        pytest.raises(TenantUnknown, match="FLOWSTONE_CLUSTER_ID"),
+    ):
+        stone.materializations.list_all()
