@@ -66,7 +66,7 @@ TENANT_WORKERS = 2
 THREADS = 32
 """Blocking calls at the same time."""
 
-LOCK_WATCH_PAUSE = 5.0
+LOCK_WATCH_PAUSE = 2.0
 """Seconds between two looks for sessions that block everybody."""
 
 PRUNE_PAUSE = 3600.0

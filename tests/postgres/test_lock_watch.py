@@ -26,16 +26,33 @@ def wait_for_the_lock(place: Place, session: Session, statement: bytes) -> None:
 
 
 def test_who_waits_for_an_exclusive_lock_is_ended(place: Place, ledger: Ledger, logins: Logins) -> None:
-    """Two sessions of one login block the ledger's table for all; one look ends the wait, and another scope reads."""
+    """Two sessions of one login block the ledger's table for all; one look ends both, however short the wait is."""
     mine, other = login(logins, SCOPE), login(logins, OTHER_SCOPE)
-    with psycopg.connect(place.login(mine)) as reader, psycopg.connect(place.login(other), autocommit=True) as victim:
+    with psycopg.connect(place.login(other), autocommit=True) as victim:
+        reader = psycopg.connect(place.login(mine))
         reader.execute("SELECT count(*) FROM flowstone.materialization")
         waiter = psycopg.connect(place.login(mine), autocommit=True)
         wait_for_the_lock(place, waiter, b"CREATE RULE mine AS ON UPDATE TO flowstone.materialization DO NOTHING")
-        assert end_waiting(ledger.database, patience=3600) == 0
-        assert end_waiting(ledger.database, patience=0) == 1
+        assert end_waiting(ledger.database, patience=3600) == 2
         victim.execute("SET statement_timeout = '5s'")
         assert victim.execute("SELECT count(*) FROM flowstone.materialization").fetchone() == (0,)
+        waiter.close()
+        reader.close()
+
+
+def test_who_waits_for_another_table_is_given_some_time(place: Place, ledger: Ledger, logins: Logins) -> None:
+    """There a tenant may have the right to a lock; what it waits for is another session's, which goes on."""
+    mine, other = login(logins, SCOPE), login(logins, OTHER_SCOPE)
+    with place.connect() as admin:
+        admin.execute("CREATE TABLE public.shared (x int)")
+        admin.execute("GRANT USAGE ON SCHEMA public TO flowstone_namespace")
+        admin.execute("GRANT SELECT, DELETE ON public.shared TO flowstone_namespace")
+    with psycopg.connect(place.login(other)) as reader:
+        reader.execute("SELECT count(*) FROM public.shared")
+        waiter = psycopg.connect(place.login(mine), autocommit=True)
+        wait_for_the_lock(place, waiter, b"BEGIN; LOCK TABLE public.shared")
+        assert end_waiting(ledger.database, patience=3600) == 0
+        assert end_waiting(ledger.database, patience=0) == 1
         waiter.close()
         assert reader.execute("SELECT 1").fetchone() == (1,)
 

@@ -24,19 +24,27 @@ from flowstone.errors import LedgerBusy, LedgerError, LedgerUnavailable
 from flowstone.tenant.names import CANARY_PREFIX
 
 PATIENCE_SECONDS = 3.0
-"""A wait is left alone for so long: a tenant may change tables of its own while others read them."""
+"""A wait is left alone for so long: a tenant may lock what it may delete from. Not so for the ledger's tables."""
 
+# Waits with a lock_timeout of their own, one after the other, would never get old; and who waits for what another
+# session of the same login holds would begin again at once, so that one is ended as well.
 _WAITING = """
-    SELECT DISTINCT l.pid, r.rolname::text
+    SELECT DISTINCT p.pid, r.rolname::text
     FROM pg_catalog.pg_locks AS l
     JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid
     JOIN pg_catalog.pg_roles AS r ON r.oid = a.usesysid
     JOIN pg_catalog.pg_auth_members AS m ON m.member = r.oid
     JOIN pg_catalog.pg_roles AS g ON g.oid = m.roleid AND g.rolname = ANY (%(groups)s)
     LEFT JOIN pg_catalog.pg_class AS c ON c.oid = l.relation
+    LEFT JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    CROSS JOIN LATERAL (
+        SELECT l.pid UNION SELECT o.pid FROM pg_catalog.pg_stat_activity AS o
+        WHERE o.usesysid = a.usesysid AND o.pid = ANY (pg_catalog.pg_blocking_pids(l.pid))
+    ) AS p
     WHERE l.locktype = 'relation' AND NOT l.granted
       AND l.mode NOT IN ('AccessShareLock', 'RowShareLock', 'RowExclusiveLock')
-      AND l.waitstart < clock_timestamp() - make_interval(secs => %(patience)s)
+      AND (l.waitstart < clock_timestamp() - make_interval(secs => %(patience)s)
+           OR n.nspname = 'flowstone' AND c.relname <> 'canary')
       AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())
       AND c.relowner IS DISTINCT FROM r.oid
 """
@@ -47,11 +55,12 @@ def end_waiting(database: Database, *, patience: float = PATIENCE_SECONDS) -> in
 
     Args:
         database: The ledger's, as in `ledger.database`.
-        patience: Seconds that a wait may take.
+        patience: Seconds that a wait for a table may take that is not the ledger's.
     """
     by_role: dict[str, list[int]] = defaultdict(list)
+    values = {"groups": list(SCOPE_GROUPS), "patience": patience}
     with database.transaction() as tx:
-        for pid, role_name in tx.rows(_WAITING, {"groups": list(SCOPE_GROUPS), "patience": patience}):
+        for pid, role_name in tx.rows(_WAITING, values):
             by_role[role_name].append(pid)
         return sum(end(tx, role_name, pids) for role_name, pids in by_role.items())
 
