@@ -123,7 +123,9 @@ def _problem(desired: Desired, observed: Observed) -> Problem | None:
     if desired.apart and row is not None and row.database_made_at is not None and _is_lost(observed):
         return Problem("DatabaseLost", f"database {row.role_base} is gone: restore it under this name")
     if row is not None and row.resource_uid not in (None, desired.uid) and observed.owner_lives:
-        return Problem("IdTaken", "another Tenant has this id: choose another spec.id, or delete that one")
+        return Problem(
+            "IdTaken", "another Tenant has this id: delete that one, or make this one anew with another spec.id"
+        )
     for secret in observed.secrets.values():
         if secret.state == "foreign":
             return Problem(

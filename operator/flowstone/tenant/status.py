@@ -94,6 +94,8 @@ def _conditions(outcome: Outcome) -> Iterator[tuple[str, Verdict]]:
     if outcome.drift:
         reason = "NotRepaired" if outcome.stuck else "Repaired"
         yield "CredentialDrift", Verdict("True", reason, "; ".join(sorted(set(outcome.drift))))
+    elif decision.problem is not None or outcome.failed:
+        yield "CredentialDrift", Verdict("Unknown", "NotLooked", "see Ready for what has to be put right first")
     else:
         yield "CredentialDrift", Verdict("False", "AsWanted", "logins, memberships and Secrets are as they were made")
     if outcome.hardened is not None:

@@ -467,11 +467,11 @@ def test_passwords_do_not_show_in_steps() -> None:
         ),
         (
             Outcome(Decision(problem=Problem("IdTaken", "taken"))),
-            {"Ready": "False", "CredentialDrift": "False", "Stalled": "True"},
+            {"Ready": "False", "CredentialDrift": "Unknown", "Stalled": "True"},
         ),
         (
             Outcome(Decision(), failed="no answer"),
-            {"Ready": "False", "CredentialDrift": "False", "Reconciling": "True"},
+            {"Ready": "False", "CredentialDrift": "Unknown", "Reconciling": "True"},
         ),
         (
             Outcome(Decision(changes=(Leave("a", "x"),)), drift=("given",), stuck=True),
