@@ -16,7 +16,7 @@ from psycopg.conninfo import make_conninfo
 
 from flowstone.db.connection import DEADLINE_SECONDS, LONG_SECONDS, Database, Transaction, lone
 from flowstone.db.role_drop import drop_role
-from flowstone.db.tenant_export import Source
+from flowstone.db.tenant_export import Source, as_owner
 from flowstone.errors import DatabaseUnavailable, LedgerRefused, LedgerUnavailable
 from flowstone.tenant import own_database
 from flowstone.tenant.observed import OwnDatabase
@@ -26,8 +26,7 @@ from flowstone.tenant.statements import identifier
 _EXISTS = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = %(name)s)"
 _ROLE = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = %(name)s)"
 
-# As its owner each table may be read; a policy that would be applied even then ends in an error, so that no function
-# of the tenant's runs here. COPY of a table by its name casts nothing either.
+# Read as their owner, see `as_owner`; COPY of a table by its name casts nothing.
 _OWNED_TABLES = """
     SELECT n.nspname, c.relname, pg_get_userbyid(c.relowner)
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -101,7 +100,6 @@ class OwnDatabases:
         whole = hashlib.sha256()
         with self.inside(names.database, LONG_SECONDS) as tx:
             tx.allow(LONG_SECONDS)
-            tx.run("SELECT set_config('row_security', 'off', true)")
             for schema, table, owner in tx.rows(_OWNED_TABLES):
                 whole.update(f"{schema}.{table}:{_sum_of(tx, schema, table, owner):064x}\n".encode())
         return whole.hexdigest()
@@ -148,13 +146,11 @@ def _lines(tx: Transaction, query: str) -> list[str]:
 def _sum_of(tx: Transaction, schema: str, table: str, owner: str) -> int:
     """Return the sum of all rows' digests: the same rows give the same number in any order."""
     total = 0
-    tx.connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(owner)))
     query = sql.SQL("COPY {} TO STDOUT").format(sql.Identifier(schema, table))
     try:
-        with tx.connection.cursor().copy(query) as copy:
+        with as_owner(tx, schema, table, owner), tx.connection.cursor().copy(query) as copy:
             for row in copy:  # the server sends one row at a time
                 total += int.from_bytes(hashlib.sha256(row).digest())
     except pg.InsufficientPrivilege as error:
         raise LedgerRefused(f"table {schema}.{table}: row security hides its rows even from its owner") from error
-    tx.connection.execute("RESET ROLE")
     return total % 2**256

@@ -54,6 +54,17 @@ _SCHEMA_TABLES = """
 """
 """What a tenant made in a schema of its own."""
 
+_SOME_RELATIONS = """
+    SELECT CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'S' THEN 'SEQUENCE'
+        WHEN 'c' THEN 'TYPE' ELSE 'TABLE' END, c.relname
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'c')
+      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                      WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'i')
+    LIMIT 200
+"""
+"""What stands on its own: an identity column's sequence goes with its table."""
+
 Rows = tuple[sql.Identifier, sql.Identifier, sql.Literal]
 """A table, and the column and value that say which of its rows."""
 
@@ -147,9 +158,8 @@ class TenantPurge:
             tables = list(self._tables(tx, desired))
         for table, column, value in tables:
             self._empty(table, column, value)
-        with self._database.transaction(LONG_SECONDS) as tx:
-            if row.role_base and observed.schema_exists:
-                tx.connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(row.role_base)))
+        if row.role_base and observed.schema_exists:
+            self._drop_schema(row.role_base)
         own = _own_database(row)
         if own:
             self._databases.drop(own)
@@ -158,6 +168,22 @@ class TenantPurge:
                 self._drop(login.role_name)
         with self._database.transaction() as tx:
             self._note(tx, desired, "state = 'purged', purged_at = clock_timestamp(), active_slot = NULL", {})
+
+    def _drop_schema(self, schema: str) -> None:
+        """Drop a tenant's own schema, some relations at a time: each takes a lock, and the server has few of them."""
+        name = {"schema": schema}
+        while True:
+            with self._database.transaction(LONG_SECONDS) as tx:
+                tx.allow(LONG_SECONDS)
+                found = tx.rows(_SOME_RELATIONS, name)
+                if not found:
+                    tx.connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(schema)))
+                    return
+                for kind, relation in found:
+                    drop = sql.SQL("DROP {} IF EXISTS {} CASCADE").format(
+                        sql.SQL(kind), sql.Identifier(schema, relation)
+                    )
+                    tx.connection.execute(drop)
 
     def _drop(self, role_name: str) -> None:
         """Drop a login; one that other tenants gave rights on their own tables stays as a name that leads nowhere."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -275,7 +276,7 @@ async def test_no_tenant_makes_the_proof_fail(schema_world: World, what: str) ->
 
 
 async def test_settings_of_any_size_are_not_read_whole(world: World) -> None:
-    """A login may give itself hundreds of megabytes of them; the operator reads their beginnings, and takes them off."""
+    """A login may give itself hundreds of megabytes; the operator reads their beginnings, and takes them off."""
     with world.login() as session:
         for name in ("search_path", "local_preload_libraries"):
             session.execute(f"ALTER ROLE CURRENT_USER SET {name} = '{'x,' * 500_000}x'".encode())
@@ -284,6 +285,50 @@ async def test_settings_of_any_size_are_not_read_whole(world: World) -> None:
     await world.settle()
     assert world.condition("CredentialDrift")[0] == "True"
     assert world.admin("SELECT max(length(s::text)) < 1000 FROM pg_db_role_setting s") == [(True,)]
+
+
+KEPT_FROM_ITSELF = {
+    "row security": "ALTER TABLE kept ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+    "a policy": "ALTER TABLE kept ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; "
+    "CREATE POLICY p ON kept USING (false)",
+    "no right": "REVOKE ALL ON kept FROM CURRENT_USER",
+    "no column": "CREATE TABLE nothing ()",
+}
+
+
+@pytest.mark.parametrize("isolation", ["Schema", "Database"])
+@pytest.mark.parametrize("what", KEPT_FROM_ITSELF)
+async def test_nothing_in_its_own_place_keeps_a_tenant(home: Place, tmp_path: Path, isolation: str, what: str) -> None:
+    """Whatever it shuts its own tables against, they are exported, or digested, and deleted."""
+    exports = None if isolation == "Database" else tmp_path
+    async with inhabited(home, isolation=isolation, exports=exports) as world:
+        with world.login() as session:
+            session.execute("CREATE TABLE kept AS SELECT 1 AS x")
+            session.execute(KEPT_FROM_ITSELF[what].encode())
+        await _ended(world, isolation)
+
+
+async def test_no_number_of_tables_keeps_a_tenant(schema_world: World) -> None:
+    """Each takes a lock when it is dropped; so they are dropped some at a time."""
+    with schema_world.login() as session:
+        session.execute("CREATE TABLE one (id int GENERATED ALWAYS AS IDENTITY); CREATE VIEW two AS SELECT * FROM one")
+        session.execute("CREATE SEQUENCE three; CREATE TYPE four AS (x int); CREATE MATERIALIZED VIEW m AS TABLE one")
+        session.execute(
+            "DO 'BEGIN FOR i IN 1..8000 LOOP EXECUTE ''CREATE TABLE m'' || i || '' ()''; "
+            "IF i % 500 = 0 THEN COMMIT; END IF; END LOOP; END'"
+        )
+    await _ended(schema_world, "Schema")
+
+
+async def _ended(world: World, isolation: str) -> None:
+    """Delete the Tenant `acme` with its rows, and see it go."""
+    world.tenant(isolation=isolation, deletionPolicy="Delete", confirmDeletion="acme")
+    await world.settle()
+    world.kube.remove(ACME)
+    await world.settle()
+    world.admin("UPDATE flowstone.tenant SET retain_until = now() - interval '1 s'")
+    await world.settle()
+    assert world.admin("SELECT state FROM flowstone.tenant WHERE tenant_id = 'acme'") == [("purged",)]
 
 
 async def test_a_tenant_that_a_program_registered_gets_its_logins(world: World) -> None:
