@@ -3,7 +3,8 @@
 Postgres takes a table's lock before it looks whether `CREATE RULE` is allowed. A login that may do nothing to a table
 can so wait for its exclusive lock, behind another session of its own that reads the table and never ends; and whoever
 comes after waits as well, the operator too. No right can be taken away against that, so it is watched for. Only the
-catalogue is read for that: the ledger's tables may be what is locked.
+catalogue is read for that: the ledger's tables may be what is locked. Who fills the server's table of locks is ended
+as well.
 
 A tenant may also lock what it may delete from. Of tables with its own rows that is its right; the canaries' table is
 nobody's, and while a proof runs it is kept free.
@@ -49,9 +50,24 @@ _WAITING = """
       AND c.relowner IS DISTINCT FROM r.oid
 """
 
+# The server's table of locks is for all databases; when it is full, nobody gets any (53200).
+_HOARDING = """
+    WITH held AS (
+        SELECT a.usesysid, l.pid, count(*) AS locks FROM pg_catalog.pg_locks AS l
+        JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid WHERE NOT l.fastpath GROUP BY a.usesysid, l.pid
+    )
+    SELECT h.pid, r.rolname::text FROM held AS h JOIN pg_catalog.pg_roles AS r ON r.oid = h.usesysid
+    WHERE h.locks > 100
+      AND (SELECT sum(o.locks) FROM held AS o WHERE o.usesysid = h.usesysid)
+          > current_setting('max_locks_per_transaction')::int * current_setting('max_connections')::int / 2
+      AND EXISTS (SELECT FROM pg_catalog.pg_auth_members AS m JOIN pg_catalog.pg_roles AS g ON g.oid = m.roleid
+                  WHERE m.member = r.oid AND g.rolname = ANY (%(groups)s))
+"""
+"""Sessions of a login that has more than half of it."""
+
 
 def end_waiting(database: Database, *, patience: float = PATIENCE_SECONDS) -> int:
-    """End the sessions that have waited too long for such a lock; returns how many.
+    """End the sessions that have waited too long for such a lock, or have too many locks; returns how many.
 
     Args:
         database: The ledger's, as in `ledger.database`.
@@ -60,7 +76,7 @@ def end_waiting(database: Database, *, patience: float = PATIENCE_SECONDS) -> in
     by_role: dict[str, list[int]] = defaultdict(list)
     values = {"groups": list(SCOPE_GROUPS), "patience": patience}
     with database.transaction() as tx:
-        for pid, role_name in tx.rows(_WAITING, values):
+        for pid, role_name in {*tx.rows(_WAITING, values), *tx.rows(_HOARDING, values)}:
             by_role[role_name].append(pid)
         return sum(end(tx, role_name, pids) for role_name, pids in by_role.items())
 

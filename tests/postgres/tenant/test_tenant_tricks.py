@@ -12,6 +12,7 @@ import structlog
 
 from flowstone.db.bootstrap import bootstrap
 from flowstone.db.catalogue_linter import lint
+from flowstone.db.lock_watch import end_waiting
 from flowstone.db.tenant_catalogue import TenantCatalogue
 from flowstone.kube.paths import custom
 from tests.postgres.conftest import Place
@@ -329,6 +330,25 @@ async def _ended(world: World, isolation: str) -> None:
     world.admin("UPDATE flowstone.tenant SET retain_until = now() - interval '1 s'")
     await world.settle()
     assert world.admin("SELECT state FROM flowstone.tenant WHERE tenant_id = 'acme'") == [("purged",)]
+
+
+@pytest.mark.parametrize("isolation", ["Shared", "Database"])
+async def test_who_takes_most_of_the_servers_locks_is_ended(home: Place, isolation: str) -> None:
+    """They are for all databases: advisory ones of its own database, or those of nested transactions, fill them too."""
+    async with inhabited(home, isolation=isolation) as world:
+        with world.login() as session:
+            session.execute("BEGIN")
+            if isolation == "Database":
+                session.execute("SELECT count(pg_advisory_lock(n)) FROM generate_series(1, 8000) n")
+            else:
+                nested = "SAVEPOINT s; INSERT INTO flowstone.canary (id, note) VALUES ({0}, '{0}');"
+                session.execute("".join(nested.format(number) for number in range(8000)).encode())
+            assert end_waiting(world.ledger.database) == 1
+            with pytest.raises(psycopg.OperationalError):
+                session.execute("SELECT 1")
+        with world.login() as session:
+            session.execute("SELECT 1")
+            assert end_waiting(world.ledger.database) == 0
 
 
 async def test_a_tenant_that_a_program_registered_gets_its_logins(world: World) -> None:
