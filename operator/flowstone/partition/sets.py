@@ -190,12 +190,12 @@ class PartitionSet(Sequence[Key]):
     def whole(self) -> PartitionSet:
         """Return the same keys ascending, as a set of its own if this is a slice.
 
-        A slice with a step other than 1 is built key by key; everything else costs nothing.
+        A slice with a step other than 1 is built key by key; for any other its tree is gone over once.
         """
         picked = self._picked if self._picked.step > 0 else self._picked[::-1]
         if picked == range(self.root.count):
             return self if picked is self._picked else self._view(picked)
-        forest = Forest()
+        forest = Forest(self.root)
         if picked.step == 1:
             return pruned(forest, self.dimensions, self.values, forest.cut(self.root, picked.start, picked.stop))
         rows = [select(self.root, rank) for rank in picked]
@@ -209,7 +209,8 @@ class PartitionSet(Sequence[Key]):
             intervals: each the first position and the one after the last, 0 <= first <= last <= len(self); in any
                 order, and overlaps count once.
         """
-        whole, forest = self.whole(), Forest()
+        whole = self.whole()
+        forest = Forest(whole.root)
         roots = [forest.cut(whole.root, low, high) for low, high in intervals] or [NOTHING]
         while len(roots) > 1:
             roots = [reduce(forest.union, roots[at : at + 2]) for at in range(0, len(roots), 2)]

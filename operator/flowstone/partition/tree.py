@@ -67,10 +67,16 @@ END = Node(0, (), (), 1)
 
 
 class Forest:
-    """Makes nodes, each only once."""
+    """Makes nodes, each only once.
 
-    def __init__(self) -> None:
-        self._nodes: dict[tuple[object, ...], Node] = {}
+    Args:
+        root: A tree of another forest whose nodes this one is to use: it knows them from the beginning.
+    """
+
+    def __init__(self, root: Node = NOTHING) -> None:
+        known = (node for level in levels_of(root) for node in level)
+        self._nodes = {_identity(node.width, node.starts, node.children): node for node in known}
+        self._room = MAX_NODES + len(self._nodes)
 
     def node(self, width: int, runs: Iterable[tuple[int, Node]]) -> Node:
         """Return the node of runs, given as first position and child, ascending from 0.
@@ -89,10 +95,10 @@ class Forest:
         return self._interned(width, tuple(starts), tuple(children))
 
     def _interned(self, width: int, starts: tuple[int, ...], children: tuple[Node, ...]) -> Node:
-        key = (width, starts, *map(id, children))
+        key = _identity(width, starts, children)
         found = self._nodes.get(key)
         if found is None:
-            if len(self._nodes) >= MAX_NODES:
+            if len(self._nodes) >= self._room:
                 raise InvalidSet(
                     "The exclusions overlap in too many ways; name all dimensions in more of them, or write several"
                     " smaller sets."
@@ -146,7 +152,7 @@ class Forest:
         return join(first, second)
 
     def cut(self, node: Node, low: int, high: int) -> Node:
-        """Return the tree of the combinations with ranks low..high-1."""
+        """Return the tree of the combinations with ranks low..high-1, of a tree whose nodes this forest knows."""
         if low <= 0 and high >= node.count:
             return node
         if high <= max(low, 0) or low >= node.count:
@@ -163,6 +169,11 @@ class Forest:
             for begin, rank in _cut_places(start, end, first, size, low, high):
                 yield begin, self.cut(child, low - rank, high - rank)
             yield end, NOTHING
+
+
+def _identity(width: int, starts: tuple[int, ...], children: tuple[Node, ...]) -> tuple[object, ...]:
+    """What equal nodes have in common; children are compared as objects, since each is there only once."""
+    return width, starts, *map(id, children)
 
 
 def select(root: Node, rank: int) -> Positions:

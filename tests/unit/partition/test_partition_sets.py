@@ -78,6 +78,17 @@ def test_set_is_its_sorted_list(twin: Twin) -> None:
     assert [made.parse(text) for text in made.iter_text()] == plain
 
 
+def test_a_slice_whose_cut_part_equals_a_whole_one_has_the_hash_of_its_keys() -> None:
+    """Without its first key, what is left below 01|a is what there is below 01|b, so the two are one run."""
+    keys = [f"2013-01-01|{rest}" for rest in ("a|a", "a|b", "b|b")]
+    keys += [f"2013-01-02|{rest}" for rest in ("a|a", "a|b", "b|a", "b|b")]
+    dimensions = [DAY, REGION, Dimension("carrier", "string")]
+    expected = explicit(dimensions, keys[1:]).hash
+    made = explicit(dimensions, keys)
+    assert made[1:].hash == expected
+    assert made.subset([(1, 2), (2, 7)]).hash == expected
+
+
 @given(dimension_lists.flatmap(lambda axes: st.tuples(twins(axes), twins(axes))))
 def test_membership_is_that_of_the_list(pair: tuple[Twin, Twin]) -> None:
     """Keys of another set of the same dimensions are in this one exactly if they are in its list."""
