@@ -33,6 +33,8 @@ _ONE_TENANT = "two dimensions are of type tenant, and a row belongs to one: make
 _SEPARATE = (
     "write {tenant} into bucket, schema or table, or as a segment of prefix, so that no two tenants share a place"
 )
+_UPWARD = frozenset({".", ".."})
+_NO_WAY_BACK = "prefix has a segment . or .., which leads out of a tenant's folder: write the path without it"
 _ONE_SOURCE = "values and range are both set: keep one of them"
 _NO_HOURS = "a date has no hours: write day, week, month, quarter or year, or use type datetime"
 
@@ -158,11 +160,14 @@ class Storage(Model):
         """Why two tenants would meet in this place, or None.
 
         A prefix counts only when `{tenant}` is a whole segment: with ids `a` and `ab`, `data-{tenant}` would put the
-        one's objects below the other's.
+        one's objects below the other's. In a folder `..` would lead out of the tenant's place again.
         """
         exact = (self.bucket, self.schema_name, self.table)
+        segments = (self.prefix or "").split("/")
+        if _UPWARD & set(segments):
+            return _NO_WAY_BACK
         apart = any(part is not None and TENANT_MARK in part for part in exact)
-        return None if apart or TENANT_MARK in (self.prefix or "").split("/") else _SEPARATE
+        return None if apart or TENANT_MARK in segments else _SEPARATE
 
 
 class AssetSpec(Model):

@@ -19,7 +19,7 @@ from flowstone.api.parse import AssetResource
 from flowstone.guard import Asset, GuardContext, Guards
 from flowstone.guard import Tenant as GuardedTenant
 
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_BUCKET = re.compile(r"(?!.*\.[.-])(?!.*-\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _LONGEST_IDENTIFIER = 63
 
 
@@ -81,6 +81,8 @@ def admit(asset: AssetResource, wanted: Iterable[str], known: Mapping[str, Known
             refused[tenant.scope] = reason
         elif tenant.unready:
             waiting[tenant.scope] = f"Tenant {tenant.id}: {tenant.unready}"
+        elif twin := _twin(asset, tenant, known.values()):
+            waiting[tenant.scope] = f"Tenant {tenant.id}: {twin}"
         else:
             admitted[tenant.scope] = tenant
     return Admission(admitted, refused, waiting)
@@ -107,6 +109,20 @@ def misplaced(asset: AssetSpec, tenant_id: str) -> str | None:
     for part in ("schema", "table"):
         if len(places.get(part, "").encode()) > _LONGEST_IDENTIFIER:
             return f"tenant {tenant_id}: storage.{part} would be longer than {_LONGEST_IDENTIFIER} bytes: shorten it"
+    return None
+
+
+def _twin(asset: AssetResource, tenant: KnownTenant, known: Iterable[KnownTenant]) -> str | None:
+    """Why a tenant's schema or table could be another one's too: SQL that does not quote a name ignores its case."""
+    storage = asset.spec.storage
+    if storage is None or TENANT_MARK not in f"{storage.schema_name}{storage.table}":
+        return None
+    for other in known:
+        near = other.id != tenant.id and other.id.lower() == tenant.id.lower() and asset.namespace in other.namespaces
+        if near:
+            return (
+                f"Tenant {other.id} differs by case only, and unquoted names of storage would be the same: use prefix"
+            )
     return None
 
 

@@ -4,7 +4,7 @@ The operator creates pods in the name of whoever wrote the Asset, so a template 
 
 1. Into the node: what Pod Security *baseline* forbids (hostPath, host namespaces and ports, privileged containers,
    added capabilities, unmasked /proc) is refused in every namespace, whatever its admission says.
-2. Into the API: no service account outside the allow-list, no service account token.
+2. Into the API: no service account outside the allow-list, no token and no certificate of one.
 3. Into another scope: no Secret of a tenant, and none that FlowStone made.
 4. Into the contract: no second start of the container, no FLOWSTONE_* or PG* variable, nothing mounted over the keys.
 
@@ -35,6 +35,9 @@ _CAPABILITIES = (
 
 _SECRET_FIELDS = frozenset({"secretRef", "secretKeyRef", "nodePublishSecretRef", "secret"})
 """Fields of a pod template whose object names a Secret."""
+
+_PROJECTED = ("configMap", "downwardAPI", "secret", "clusterTrustBundle")
+"""Sources of a projected volume that give no identity; what later versions of Kubernetes add is refused until known."""
 
 _HOST_FIELDS = ("hostNetwork", "hostPID", "hostIPC")
 
@@ -114,8 +117,11 @@ def _check_volumes(spec: Mapping[str, Any]) -> None:
             )
         projected = _mapping(volume.get("projected"), f"{field}.projected")
         for place, source in _items(projected, "sources", f"{field}.projected"):
-            if "serviceAccountToken" in source:
-                raise InvalidSpec(f"{place}.serviceAccountToken", volume.get("name"), "remove it; workers get no token")
+            for kind in sorted(source.keys() - _PROJECTED):
+                remedy = (
+                    f"remove it: a worker gets no token and no certificate; {', '.join(_PROJECTED)} may be projected"
+                )
+                raise InvalidSpec(f"{place}.{kind}", volume.get("name"), remedy)
 
 
 def _check_container(field: str, container: Mapping[str, Any]) -> None:

@@ -124,9 +124,29 @@ def test_a_storage_location_keeps_tenants_apart() -> None:
     assert places_of(one.spec.storage, "ua1") == {"bucket": "data-ua1", "prefix": "x/ua1/y"}
     assert misplaced(one.spec, "ua1") is None
     assert "no bucket's name" in (misplaced(one.spec, "UA") or "")
+    for double in ("ti..na", "ti.-na", "ti-.na"):
+        assert "no bucket's name" in (misplaced(one.spec, double) or "")
     for shared in ({"prefix": "data-{tenant}"}, {"table": "delays"}, {"bucket": "b", "prefix": "p"}):
         with pytest.raises(InvalidSpec, match="no two tenants share a place"):
             asset(DAY, AIRLINE, storage=shared)
+    for upward in ("{tenant}/../x", "{tenant}/..", "./{tenant}", "..", "a/{tenant}/."):
+        with pytest.raises(InvalidSpec, match="leads out of a tenant's folder"):
+            asset(DAY, AIRLINE, storage={"prefix": upward})
+
+
+@pytest.mark.parametrize("part", ["schema", "table"])
+def test_ids_that_differ_by_case_only_share_no_name(part: str) -> None:
+    """Unquoted, `rep_UA` and `rep_ua` are one name, so both tenants are waited for; others, and a prefix, go on."""
+    known_tenants = known(
+        tenant("UA", "basic"), tenant("ua", "basic"), tenant("DL", "basic"), tenant("dl", "basic", namespaces=("far",))
+    )
+    named = asset(DAY, AIRLINE, storage={part: "rep_{tenant}"})
+    verdict = admit(named, ["UA", "ua", "DL"], known_tenants, GUARDS)
+    assert set(verdict.waiting) == {"t/c/UA", "t/c/ua"}
+    assert "Tenant ua differs by case only" in verdict.waiting["t/c/UA"]
+    assert set(verdict.admitted) == {"t/c/DL"}
+    path = asset(DAY, AIRLINE, storage={"prefix": "rep/{tenant}"})
+    assert admit(path, ["UA", "ua"], known_tenants, GUARDS).waiting == {}
 
 
 def test_two_tenant_dimensions_are_refused() -> None:

@@ -67,6 +67,10 @@ REFUSED: list[tuple[str, Any]] = [
         "spec.volumes[0].projected.sources[0].serviceAccountToken",
         volume(projected={"sources": [{"serviceAccountToken": {"path": "token"}}]}),
     ),
+    (
+        "spec.volumes[0].projected.sources[1].podCertificate",
+        volume(projected={"sources": [{"configMap": {"name": "a"}}, {"podCertificate": {"signerName": "x/y"}}]}),
+    ),
     ("spec.volumes[0].secret.secretName", volume(secret={"secretName": "acme-login"})),
     ("spec.volumes[0].secret.secretName", volume(secret={"secretName": "flowstone-ledger"})),
     (
