@@ -39,6 +39,9 @@ SCHEMA: tuple[Attack, ...] = (
             "key into a table of all": "CREATE TABLE {own_schema}.child (tenant_id text, id bigint, "
             "FOREIGN KEY (tenant_id, id) REFERENCES flowstone.canary (tenant_id, id))",
             "takes the ledger's name": "ALTER TABLE {own_schema}.kept SET SCHEMA flowstone",
+            "part of a table of all": "CREATE TABLE {own_schema}.part PARTITION OF flowstone.canary DEFAULT",
+            "gives to its group": "ALTER TABLE {own_schema}.kept OWNER TO flowstone_tenant",
+            "gives to the operator": "ALTER TABLE {own_schema}.kept OWNER TO flowstone_operator",
             "leakproof": "CREATE FUNCTION {own_schema}.f(text) RETURNS boolean LANGUAGE sql LEAKPROOF AS 'SELECT true'",
             "in C": "CREATE FUNCTION {own_schema}.f() RETURNS int LANGUAGE c AS 'libc', 'getpid'",
         },
@@ -73,6 +76,18 @@ SCHEMA: tuple[Attack, ...] = (
             "CREATE FUNCTION {own_schema}.tells(text, text) RETURNS boolean LANGUAGE sql "
             "AS 'SELECT {own_schema}.tell($1)'",
             "CREATE OPERATOR {own_schema}.<<< (FUNCTION = {own_schema}.tells, LEFTARG = text, RIGHTARG = text)",
+            "SELECT FROM flowstone.canary WHERE note OPERATOR({own_schema}.<<<) 'x' AND tenant_id <> {own}",
+        ),
+        (NOTHING,),
+    ),
+    Attack(
+        "schema/estimator that tells",
+        (
+            _TELL,
+            "CREATE FUNCTION {own_schema}.tells(text, text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE COST 0.0000001 "
+            "AS 'BEGIN RETURN {own_schema}.tell($1) AND {own_schema}.tell($2); END'",
+            "CREATE OPERATOR {own_schema}.<<< (FUNCTION = {own_schema}.tells, LEFTARG = text, RIGHTARG = text, "
+            "RESTRICT = scalarltsel, JOIN = scalarltjoinsel)",
             "SELECT FROM flowstone.canary WHERE note OPERATOR({own_schema}.<<<) 'x' AND tenant_id <> {own}",
         ),
         (NOTHING,),

@@ -38,6 +38,16 @@ READS: tuple[Attack, ...] = (
             "only": "SELECT FROM ONLY flowstone.canary WHERE tenant_id <> {own}",
             "join": "SELECT FROM flowstone.canary a JOIN flowstone.canary b ON a.tenant_id <> b.tenant_id",
             "count": "SELECT count(*) FROM flowstone.canary WHERE tenant_id = {victim} HAVING count(*) > 0",
+            "whole rows": "SELECT c::text FROM flowstone.canary c WHERE c.tenant_id <> {own}",
+            "window": "SELECT FROM (SELECT count(*) OVER () AS n FROM flowstone.canary) w WHERE n > 2",
+            "groups": "SELECT tenant_id FROM flowstone.canary GROUP BY CUBE (tenant_id) HAVING count(*) > 2",
+            "ends of an index": "SELECT FROM (SELECT min(tenant_id) AS a, max(tenant_id) AS z FROM flowstone.canary) e "
+            "WHERE a <> z",
+            "range of positions": "SELECT FROM flowstone.canary WHERE ctid BETWEEN '(0,0)' AND '(200,0)' "
+            "AND tenant_id <> {own}",
+            "skip locked": "SELECT FROM flowstone.canary WHERE tenant_id <> {own} FOR NO KEY UPDATE SKIP LOCKED",
+            "share partitions": "SELECT FROM flowstone.materialization WHERE scope <> {own_scope} "
+            "LIMIT 1 FOR KEY SHARE",
             "lateral": "SELECT FROM (VALUES (1)) v CROSS JOIN LATERAL "
             "(SELECT FROM flowstone.canary WHERE tenant_id <> {own}) c",
             "recursive": "WITH RECURSIVE r (t) AS (SELECT tenant_id FROM flowstone.canary UNION "
@@ -56,6 +66,10 @@ READS: tuple[Attack, ...] = (
             "LIMIT 1) TO STDOUT",
             "statistics": "SELECT FROM pg_catalog.pg_stats WHERE schemaname = 'flowstone' "
             "AND tablename IN ('canary', 'materialization', 'batch')",
+            "extended statistics": "SELECT FROM pg_catalog.pg_stats_ext WHERE schemaname = 'flowstone'",
+            "progress of others": "SELECT FROM pg_catalog.pg_stat_get_progress_info('ANALYZE') WHERE relid IS NOT NULL",
+            "address by backend": "SELECT FROM pg_catalog.pg_stat_get_backend_idset() i "
+            "WHERE pg_stat_get_backend_pid(i) = {victim_pid} AND pg_stat_get_backend_client_addr(i) IS NOT NULL",
             "text search": "SELECT FROM pg_catalog.ts_stat("
             "'SELECT to_tsvector(''simple'', note) FROM flowstone.canary') WHERE word ^@ 'victim'",
             "words of others": "SELECT FROM pg_catalog.pg_stat_activity WHERE usename = {victim_role} "
@@ -87,6 +101,7 @@ READS: tuple[Attack, ...] = (
             "passwords": "SELECT rolpassword FROM pg_catalog.pg_authid",
             "passwords by the old name": "SELECT passwd FROM pg_catalog.pg_shadow",
             "raw statistics": "SELECT FROM pg_catalog.pg_statistic",
+            "raw extended statistics": "SELECT FROM pg_catalog.pg_statistic_ext_data",
             "large objects": "SELECT FROM pg_catalog.pg_largeobject",
             "subscriptions": "SELECT subconninfo FROM pg_catalog.pg_subscription",
             "host rules": "SELECT FROM pg_catalog.pg_hba_file_rules",
@@ -106,6 +121,10 @@ ORACLES: tuple[Attack, ...] = (
             "division": "SELECT FROM flowstone.canary WHERE tenant_id = {victim} AND 1 / (id - id) = 1",
             "pattern": "SELECT FROM flowstone.canary WHERE tenant_id = {victim} AND note ~ ('(' || note)",
             "scope": "SELECT FROM flowstone.materialization WHERE scope = {victim_scope} AND partition::integer = 1",
+            "case": "SELECT FROM flowstone.canary "
+            "WHERE CASE WHEN tenant_id = {victim} THEN 1 / (id - id) = 1 ELSE false END",
+            "document": "SELECT FROM flowstone.canary WHERE tenant_id = {victim} AND note::jsonb @? '$'",
+            "time": "SELECT pg_sleep(6) FROM flowstone.canary WHERE tenant_id = {victim}",
         },
     ),
     Attack(
@@ -158,6 +177,8 @@ WRITES: tuple[Attack, ...] = (
             "delete using": "DELETE FROM flowstone.canary c USING flowstone.canary v WHERE v.tenant_id = {victim}",
             "merge": "MERGE INTO flowstone.canary c USING (VALUES ({victim})) v (t) ON c.tenant_id = v.t "
             "WHEN MATCHED THEN DELETE",
+            "merge update": "MERGE INTO flowstone.canary c USING (VALUES ({victim})) v (t) ON c.tenant_id = v.t "
+            "WHEN MATCHED THEN UPDATE SET note = 'mine'",
             "report a partition": "UPDATE flowstone.materialization SET state = 'succeeded' "
             "WHERE scope = {victim_scope}",
             "report a fence": "UPDATE flowstone.materialization SET state = 'failed' WHERE fence = {victim_fence}",
@@ -175,6 +196,10 @@ WRITES: tuple[Attack, ...] = (
             "give away": "UPDATE flowstone.canary SET tenant_id = {victim}",
             "merge insert": "MERGE INTO flowstone.canary c USING (VALUES ({victim})) v (t) ON c.tenant_id = v.t "
             "WHEN NOT MATCHED THEN INSERT (tenant_id, id, note) VALUES (v.t, 7, 'x')",
+            "give back": "UPDATE flowstone.canary SET tenant_id = DEFAULT",
+            "take a fence": "INSERT INTO flowstone.batch "
+            "(fence, backfill, scope, job_name, template_digest, partitions) "
+            "VALUES ({victim_fence}, gen_random_uuid(), {own_scope}, 'x', 'x', 1)",
             "truncate": "TRUNCATE flowstone.canary",
             "make a partition": "INSERT INTO flowstone.materialization (scope, asset, partition, backfill, ordinal) "
             "VALUES ({victim_scope}, 'a', 'p', gen_random_uuid(), 0)",
@@ -218,6 +243,11 @@ WRITES: tuple[Attack, ...] = (
             "logins": "LOCK TABLE flowstone.login_scope IN ACCESS EXCLUSIVE MODE NOWAIT",
             "registry": "LOCK TABLE flowstone.tenant IN ACCESS SHARE MODE NOWAIT",
             "roles": "LOCK TABLE pg_catalog.pg_authid IN ACCESS SHARE MODE NOWAIT",
+            "batches for writing": "LOCK TABLE flowstone.batch IN ROW EXCLUSIVE MODE NOWAIT",
+            "successes": "LOCK TABLE flowstone.latest IN ACCESS SHARE MODE NOWAIT",
+            "last proof": "LOCK TABLE flowstone.proof IN ACCESS SHARE MODE NOWAIT",
+            "catalogue": "LOCK TABLE pg_catalog.pg_class IN ACCESS EXCLUSIVE MODE NOWAIT",
+            "databases": "LOCK TABLE pg_catalog.pg_database IN ROW EXCLUSIVE MODE NOWAIT",
         },
     ),
 )

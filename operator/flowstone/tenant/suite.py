@@ -16,7 +16,7 @@ from flowstone.tenant.lint_rights import RIGHT_CHECKS
 from flowstone.tenant.lint_tables import TABLE_CHECKS
 from flowstone.tenant.linter import Check
 
-VERSION = 3
+VERSION = 4
 """Goes up when attacks or checks are added or changed."""
 
 ATTACKS: tuple[Attack, ...] = (
