@@ -95,6 +95,7 @@ class Canary(Base):
 
     __tablename__ = "canary"
     __table_args__ = (
+        CheckConstraint("tenant_id ^@ 'flowstone-canary-'", name="tenant_id"),
         UniqueConstraint("tenant_id", "note"),
         ForeignKeyConstraint(
             ["tenant_id", "parent"],

@@ -31,9 +31,6 @@ CHUNK = 10_000
 LEDGER = ("attempt", "latest", "batch", "materialization", "backfill")
 """The ledger's tables with rows of a scope, in the order in which they are emptied."""
 
-CANARY = ("flowstone", "canary")
-"""Its policies are a tenant table's, so a tenant may have left rows there; they are digested and deleted too."""
-
 _TENANT_TABLES = """
     SELECT n.nspname, c.relname FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -210,7 +207,7 @@ class TenantPurge:
     def _tables(self, tx: Transaction, desired: Desired) -> Iterator[Rows]:
         for name in LEDGER:
             yield sql.Identifier("flowstone", name), sql.Identifier("scope"), sql.Literal(desired.scope)
-        for schema, name in (CANARY, *tx.rows(_TENANT_TABLES)):
+        for schema, name in tx.rows(_TENANT_TABLES):
             yield sql.Identifier(schema, name), sql.Identifier("tenant_id"), sql.Literal(desired.tenant_id)
 
     def _note(self, tx: Transaction, desired: Desired, assignments: str, values: Mapping[str, object]) -> None:
