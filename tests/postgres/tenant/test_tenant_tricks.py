@@ -340,7 +340,7 @@ async def test_who_takes_most_of_the_servers_locks_is_ended(home: Place, isolati
                 session.execute("SELECT count(pg_advisory_lock(n)) FROM generate_series(1, 8000) n")
             else:
                 session.execute(
-                    "DO 'BEGIN FOR i IN 1..5000 LOOP EXECUTE ''CREATE TABLE m'' || i || '' ()''; END LOOP; END'"
+                    "DO 'BEGIN FOR i IN 1..7000 LOOP EXECUTE ''CREATE TABLE m'' || i || '' ()''; END LOOP; END'"
                 )
             assert end_waiting(world.ledger.database) == 1
             with pytest.raises(psycopg.OperationalError):
