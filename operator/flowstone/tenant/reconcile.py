@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -34,7 +34,8 @@ from flowstone.errors import (
     LedgerUnavailable,
     TenantRefused,
 )
-from flowstone.kube.paths import API_VERSION, core, custom
+from flowstone.kube.event import CLUSTER_WIDE, Told, event
+from flowstone.kube.paths import API_VERSION, core, custom, events
 from flowstone.kube.status import apply_status
 from flowstone.telemetry import Logger
 from flowstone.tenant import status
@@ -74,6 +75,10 @@ class Platform(Protocol):
         """Server-side apply."""
         ...
 
+    async def create(self, path: str, body: Mapping[str, Any]) -> Json:
+        """Create an object."""
+        ...
+
     async def delete(self, path: str, *, uid: str | None = None) -> None:
         """Delete an object; one that is not there is fine."""
         ...
@@ -87,6 +92,7 @@ class TenantEnvironment:
         login_conninfo: Where the operator itself reaches Postgres; a tenant's login is tried there.
         endpoint: Where pods reach Postgres.
         verdicts: Returns the present findings about hardening and isolation.
+        drift_shown: How long a status tells of drift that was put right; the next look after that takes it back.
         ending: How tenants end in this installation; as `Ending` has it when left out.
         owner: This replica, as the owner of leases.
         resync: Seconds until a tenant is looked at again though nothing happened.
@@ -102,11 +108,12 @@ class TenantEnvironment:
     owner: str
     login_conninfo: str
     endpoint: Endpoint
-    verdicts: Callable[[], Awaitable[tuple[status.Verdict | None, status.Verdict | None]]]
+    verdicts: Callable[[], Awaitable[status.Findings]]
     new_password: Callable[[], str]
     now: Callable[[], datetime]
     log: Logger
     ending: Ending | None = None
+    drift_shown: timedelta = timedelta(seconds=60)
     resync: float = 60.0
     lease_seconds: float = 15.0
 
@@ -371,15 +378,29 @@ class _Reconcile:
 
     async def _report(self, decision: Decision, failed: str = "") -> bool:
         """Write the status when it differs; False when the resource changed meanwhile."""
-        hardened, isolated = await self._env.verdicts()
-        hardened = status.with_database(hardened, self._own)
+        found = status.agreed(await self._env.verdicts(), self._own, self._resource)
         stuck = self._stuck(decision)
-        outcome = status.Outcome(decision, tuple(self._drift), failed, stuck, hardened, isolated)
+        outcome = status.Outcome(decision, tuple(self._drift), failed, stuck, found.hardened, found.isolated)
         old = self._resource.get("status") or {}
-        new = status.compose(outcome, self._resource["metadata"]["generation"], old, self._env.now())
+        generation, now = self._resource["metadata"]["generation"], self._env.now()
+        new = status.compose(outcome, generation, old, now, shown=self._env.drift_shown)
         if new == {key: old.get(key) for key in new}:
             return True
-        return await apply_status(self._env.kube, "tenants", self._resource, new)
+        written = await apply_status(self._env.kube, "tenants", self._resource, new)
+        if written:
+            await self._tell(status.news(old, new))
+        return written
+
+    async def _tell(self, drift: str) -> None:
+        """Tell by an Event of what was changed by hand, for those who look later."""
+        if not drift:
+            return
+        told = Told("Warning", "CredentialDrift", drift)
+        body = event("Tenant", self._resource["metadata"], told, instance=self._env.owner, now=self._env.now())
+        try:
+            await self._env.kube.create(events(CLUSTER_WIDE), body)
+        except KubernetesRefused as refused:  # an Event is a courtesy; the status says the same
+            self._log.warning("event_refused", status=refused.status, message=refused.message)
 
 
 async def _thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from flowstone.tenant.changes import Decision
@@ -35,6 +35,21 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Findings:
+    """What was found about the server as a whole.
+
+    Attributes:
+        hardened: What bootstrap should have done, read back; None when it was not looked at.
+        isolated: How the last proof went; None before the first.
+        at: When it was looked at; None before the first time.
+    """
+
+    hardened: Verdict | None
+    isolated: Verdict | None
+    at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What came out of a reconcile.
 
@@ -43,8 +58,8 @@ class Outcome:
         drift: What had been changed by hand and was put right.
         failed: Why a step could not be done; empty when all could.
         stuck: What is still to be done was tried, and the server did not let the operator do it.
-        hardened: What bootstrap should have done, read back; None when it was not looked at.
-        isolated: How the last proof went; None before the first.
+        hardened: See `Findings`.
+        isolated: See `Findings`.
     """
 
     decision: Decision
@@ -64,15 +79,73 @@ def with_database(hardened: Verdict | None, own: OwnDatabase | None) -> Verdict 
     return replace(hardened, message=f"{hardened.message}; so was its database")
 
 
-def compose(outcome: Outcome, generation: int, previous: Json, now: datetime) -> dict[str, Any]:
-    """Return the whole status; `previous` is the one there now, whose transition times live on."""
-    before = {one.get("type"): one for one in previous.get("conditions") or []}
-    found = sorted(_conditions(outcome), key=lambda one: one[0])
+def agreed(findings: Findings, own: OwnDatabase | None, resource: Json) -> Findings:
+    """Return the findings to tell: those in the status, if another replica wrote it after this one had looked.
+
+    Two replicas that found different things would otherwise write every Tenant's status against each other, each
+    write waking the other, until both have looked again. What this replica just saw of a tenant's own database is newer.
+    """
+    written = _written_at(resource)
+    before = _before(resource.get("status") or {})
+    if findings.at is None or written is None or written <= findings.at:
+        return replace(findings, hardened=with_database(findings.hardened, own))
+    return replace(
+        findings,
+        hardened=_told(before.get("Hardened") if own is None else None) or with_database(findings.hardened, own),
+        isolated=_told(before.get("IsolationVerified")) or findings.isolated,
+    )
+
+
+def _written_at(resource: Json) -> datetime | None:
+    """When the status last became another one, by the API server's clock; it keeps whole seconds."""
+    fields = resource["metadata"].get("managedFields") or []
+    times = [one["time"] for one in fields if one.get("subresource") == "status" and one.get("time")]
+    return max(map(datetime.fromisoformat, times), default=None)
+
+
+def _told(condition: Json | None) -> Verdict | None:
+    return Verdict(condition["status"], condition["reason"], condition["message"]) if condition else None
+
+
+def _before(previous: Json) -> dict[str, Json]:
+    return {one["type"]: one for one in previous.get("conditions") or []}
+
+
+def compose(
+    outcome: Outcome, generation: int, previous: Json, now: datetime, *, shown: timedelta = timedelta(0)
+) -> dict[str, Any]:
+    """Return the whole status.
+
+    Args:
+        outcome: What came out of the reconcile.
+        generation: Of the resource.
+        previous: The status there now, whose transition times live on.
+        now: With a zone.
+        shown: How long people are told of drift that was put right.
+    """
+    before = _before(previous)
+    conditions = dict(_conditions(outcome))
+    if conditions["CredentialDrift"].truth == "False" and _fresh(before.get("CredentialDrift"), now - shown):
+        conditions["CredentialDrift"] = _told(before["CredentialDrift"]) or conditions["CredentialDrift"]
+    found = sorted(conditions.items())
     return {
         "observedGeneration": generation,
         "conditions": [_condition(kind, verdict, generation, before.get(kind) or {}, now) for kind, verdict in found],
         **_export(outcome.decision.ending),
     }
+
+
+def news(old: Json, new: Json) -> str:
+    """Return what a status tells of drift that the one before it did not; "" when nothing."""
+    before, after = _before(old).get("CredentialDrift") or {}, _before(new)["CredentialDrift"]
+    return str(after["message"]) if after["status"] == "True" and after["message"] != before.get("message") else ""
+
+
+def _fresh(condition: Json | None, since: datetime) -> bool:
+    """Whether drift was put right after some time."""
+    if condition is None or (condition["status"], condition["reason"]) != ("True", "Repaired"):
+        return False
+    return datetime.fromisoformat(condition["lastTransitionTime"]) > since
 
 
 def _export(ending: Exported | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from flowstone.errors import KubernetesRefused
@@ -18,6 +19,7 @@ class MemoryKube:
     def __init__(self) -> None:
         self.objects: dict[str, Json] = {}
         self.writes: list[str] = []
+        self.events: list[Json] = []
         self._versions = itertools.count(1)
 
     def put(self, path: str, body: Mapping[str, Any]) -> Json:
@@ -70,6 +72,9 @@ class MemoryKube:
             return copy.deepcopy(self.put(path, body))
         if status:
             found["status"] = copy.deepcopy(body["status"])
+            time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            field = {"manager": manager, "operation": "Apply", "subresource": "status", "time": time}
+            found["metadata"]["managedFields"] = [field]
         else:
             found["metadata"] |= copy.deepcopy(dict(body["metadata"]))
             found |= {key: copy.deepcopy(value) for key, value in body.items() if key not in ("metadata", "status")}
@@ -77,6 +82,11 @@ class MemoryKube:
         if found["metadata"].get("deletionTimestamp") and not found["metadata"].get("finalizers"):
             del self.objects[path]
         return copy.deepcopy(found)
+
+    async def create(self, path: str, body: Mapping[str, Any]) -> Json:
+        """Create an object; only Events are."""
+        self.events.append(copy.deepcopy(dict(body)))
+        return dict(body)
 
     async def delete(self, path: str, *, uid: str | None = None) -> None:
         """Delete one object."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +151,7 @@ async def inhabited(
             new_password=new_password,
             now=lambda: datetime.now(UTC),
             log=structlog.get_logger(),
+            drift_shown=timedelta(0),
         )
         world = World(home, ledger, kube, TenantReconciler(environment), issued)
         world.tenant(**spec)

@@ -170,7 +170,7 @@ async def test_a_tenant_that_locks_a_table_neither_stops_nor_spoils_a_proof(fiel
     Logins(database).set_password(name, scram_verifier(WORKER_PASSWORD))
     clock = Clock()
     verdicts = Verdicts(lambda: Verdict("True", "Hardened", ""), field.proof(), clock=clock)
-    proven = (await verdicts())[1]
+    proven = (await verdicts()).isolated
     assert proven is not None
     assert proven.truth == "True"
     with psycopg.connect(field.place.login(name)) as tenant:
@@ -185,7 +185,7 @@ async def test_a_tenant_that_locks_a_table_neither_stops_nor_spoils_a_proof(fiel
         with pytest.raises(LedgerBusy, match=words):
             field.verify()
         clock.now += 600
-        assert (await verdicts())[1] == proven
+        assert (await verdicts()).isolated == proven
         assert tenant.execute("SELECT 1").fetchone() == (1,)
 
 

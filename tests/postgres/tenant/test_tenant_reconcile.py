@@ -157,6 +157,7 @@ async def test_what_somebody_changes_by_hand_is_shown_and_repaired(world: World,
     assert truth == "True"
     assert words in message
     assert world.secret()["PGPASSWORD"] not in message
+    assert [one["note"] for one in world.kube.events] == [message]
     await world.settle()
     assert await world.settle() == 60
     assert world.condition("CredentialDrift")[0] == "False"

@@ -17,7 +17,7 @@ from flowstone.tenant.desired import GROUP, Desired, parse_tenant
 from flowstone.tenant.observed import Login, Observed, OwnDatabase, Registration, Secret, Slot
 from flowstone.tenant.own_database import Names, close, found_inside, found_outside, furnish, make_database
 from flowstone.tenant.statements import identifier, literal, statements
-from flowstone.tenant.status import Outcome, Verdict, compose
+from flowstone.tenant.status import Findings, Outcome, Verdict, agreed, compose, news
 from flowstone.tenant.steps import (
     Configure,
     DeleteSecrets,
@@ -489,3 +489,35 @@ def test_conditions_say_what_is(outcome: Outcome, expected: dict[str, str]) -> N
     assert {one["type"]: one["status"] for one in status["conditions"]} == expected
     assert validated(TenantStatus, status, "status")
     assert compose(outcome, 3, status, NOW + timedelta(hours=1)) == status
+
+
+def test_drift_that_was_put_right_is_told_of_for_a_while() -> None:
+    """Its own write wakes the reconcile at once, which finds nothing; people still see it until `shown` is over."""
+    minute = timedelta(seconds=60)
+    fine = compose(Outcome(Decision()), 1, {}, NOW)
+    drifted = compose(Outcome(Decision(), drift=("a password was changed",)), 1, fine, NOW, shown=minute)
+    assert news(fine, drifted) == "a password was changed"
+    soon = compose(Outcome(Decision()), 1, drifted, NOW + timedelta(seconds=59), shown=minute)
+    assert soon == drifted
+    assert news(drifted, soon) == ""
+    later = compose(Outcome(Decision()), 1, drifted, NOW + minute, shown=minute)
+    assert {one["type"]: one["status"] for one in later["conditions"]}["CredentialDrift"] == "False"
+
+
+def written(status: dict[str, Any], time: str) -> dict[str, Any]:
+    """A Tenant whose status was written by the operator at that time, and whose spec was by somebody later."""
+    fields = [{"subresource": "status", "time": time}, {"time": "2030-01-01T00:00:00Z"}]
+    return {"metadata": {"managedFields": fields}, "status": status}
+
+
+def test_the_replica_that_looked_last_is_believed() -> None:
+    """Who looked before the status was written leaves what it says; who looked after it overwrites it."""
+    broken, sound = Verdict("False", "IsolationBroken", "b"), Verdict("True", "Proven", "p")
+    hardened = Verdict("True", "Hardened", "h")
+    status = compose(Outcome(Decision(), hardened=hardened, isolated=broken), 1, {}, NOW)
+    at = NOW.strftime("%Y-%m-%dT%H:%M:%SZ")
+    before, after = NOW - timedelta(seconds=1), NOW + timedelta(seconds=1)
+    assert agreed(Findings(hardened, sound, before), None, written(status, at)).isolated == broken
+    assert agreed(Findings(hardened, sound, after), None, written(status, at)).isolated == sound
+    assert agreed(Findings(hardened, sound, before), None, {"metadata": {}}).isolated == sound
+    assert agreed(Findings(hardened, sound, before), None, written({}, at)).isolated == sound

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -12,7 +12,7 @@ from flowstone.errors import LedgerUnavailable
 from flowstone.tenant.attack import DATABASE, FUNCTIONS, Attack, judged
 from flowstone.tenant.hardening import MEASURES
 from flowstone.tenant.proof import Finding, Standing, grouped, shortened, unknown, verdict
-from flowstone.tenant.status import LONGEST, Verdict
+from flowstone.tenant.status import LONGEST, Findings, Verdict
 from flowstone.tenant.suite import ATTACKS, CHECKS, digest
 from flowstone.tenant.verdicts import Verdicts
 
@@ -130,9 +130,10 @@ async def test_a_ledger_that_is_away_leaves_the_last_findings() -> None:
         return answer
 
     hardened = Verdict("True", "Hardened", "all")
-    verdicts = Verdicts(lambda: hardened, isolated, clock=lambda: now[0])
+    noon = datetime(2026, 11, 24, 12, tzinfo=UTC)
+    verdicts = Verdicts(lambda: hardened, isolated, clock=lambda: now[0], now=lambda: noon + timedelta(seconds=now[0]))
     first = await verdicts()
-    assert first == (hardened, Verdict("True", "Proven", "one"))
+    assert first == Findings(hardened, Verdict("True", "Proven", "one"), noon)
     assert await verdicts() == first
     now[0] = 61.0
     assert await verdicts() == first

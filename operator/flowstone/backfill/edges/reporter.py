@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
@@ -10,12 +9,13 @@ from typing import Any
 from flowstone.backfill.standing import Stand, Standing
 from flowstone.backfill.status import Report, compose, differs
 from flowstone.errors import KubernetesRefused
-from flowstone.kube.client import Json, Kube
-from flowstone.kube.paths import API_VERSION, events
+from flowstone.kube.client import Kube
+from flowstone.kube.event import Severity, Told, event
+from flowstone.kube.paths import events
 from flowstone.kube.status import apply_status
 from flowstone.telemetry import Logger
 
-_TOLD = {
+_TOLD: dict[Stand, Severity] = {
     Stand.SUCCEEDED: "Normal",
     Stand.CANCELLED: "Normal",
     Stand.PARTLY_FAILED: "Warning",
@@ -75,11 +75,11 @@ class Reporter:
         return True
 
     async def _tell(self, resource: Mapping[str, Any], old: Mapping[str, Any], standing: Standing) -> None:
-        kind = _TOLD.get(standing.stand)
+        severity = _TOLD.get(standing.stand)
         known = {(c.get("reason"), c.get("status")) for c in old.get("conditions") or [] if c.get("type") == "Ready"}
-        if kind is None or any(reason == standing.reason for reason, _ in known):
+        if severity is None or any(reason == standing.reason for reason, _ in known):
             return
-        await self._post(resource["metadata"], standing, kind)
+        await self._post(resource["metadata"], standing, severity)
 
     async def complain(self, namespace: str, name: str, standing: Standing) -> None:
         """Tell by an Event what cannot be told by a status, at most once in `COMPLAINT_PAUSE` seconds."""
@@ -89,38 +89,10 @@ class Reporter:
         self._complained[namespace, name, standing.message] = self._clock()
         await self._post({"namespace": namespace, "name": name}, standing, "Warning")
 
-    async def _post(self, metadata: Mapping[str, Any], standing: Standing, kind: str) -> None:
-        body = event(metadata, standing, kind, self._instance, self._now())
+    async def _post(self, metadata: Mapping[str, Any], standing: Standing, severity: Severity) -> None:
+        told = Told(severity, standing.reason, standing.message)
+        body = event("Backfill", metadata, told, instance=self._instance, now=self._now())
         try:
             await self._kube.create(events(metadata["namespace"]), body)
         except KubernetesRefused as refused:  # an Event is a courtesy; the status says the same
             self._log.warning("event_refused", status=refused.status, message=refused.message)
-
-
-def event(
-    metadata: Mapping[str, Any],
-    standing: Standing,
-    kind: str,
-    instance: str,
-    now: datetime,
-) -> Json:
-    """An Event about a backfill's standing."""
-    moment = now.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    digest = hashlib.sha256(f"{metadata}{standing.reason}{moment}".encode()).hexdigest()[:12]
-    return {
-        "apiVersion": "events.k8s.io/v1",
-        "kind": "Event",
-        "metadata": {"name": f"{metadata['name'][:200]}.{digest}", "namespace": metadata["namespace"]},
-        "regarding": {
-            "apiVersion": API_VERSION,
-            "kind": "Backfill",
-            **{key: metadata[key] for key in ("name", "namespace", "uid", "resourceVersion") if key in metadata},
-        },
-        "eventTime": moment,
-        "type": kind,
-        "reason": standing.reason,
-        "action": "Reconcile",
-        "note": standing.message[:1000],
-        "reportingController": "flowstone.dev/operator",
-        "reportingInstance": instance[:128],
-    }
