@@ -48,7 +48,8 @@ class Tenants:
     async def known(self) -> Mapping[str, KnownTenant]:
         """All Tenants that are there, by id."""
         if self._clock() - self._read_at >= FRESH:
-            self._known = {one.id: one for one in map(self._view, await self._list()) if one is not None}
+            ranked = sorted(await self._list(), key=claim, reverse=True)  # of one id, the best claim comes last
+            self._known = {one.id: one for one in map(self._view, ranked) if one is not None}
             self._read_at = self._clock()
         return self._known
 
@@ -114,6 +115,13 @@ class Tenants:
             limit=tenant.max_parallel,
             unready=unready(resource),
         )
+
+
+def claim(resource: Mapping[str, Any]) -> tuple[bool, str, str]:
+    """What decides which of several Tenants of one id is the tenant: the least one; the others say `IdTaken`."""
+    metadata, conditions = resource["metadata"], (resource.get("status") or {}).get("conditions") or []
+    refused = any(one.get("reason") == "IdTaken" for one in conditions)
+    return refused, metadata.get("creationTimestamp", ""), metadata["name"]
 
 
 def unready(resource: Mapping[str, Any]) -> str:
