@@ -42,7 +42,8 @@ _clusters = itertools.count(1)
 ENDS = {
     "exit 0": Ended(succeeded=True, exit_code=0),
     "crash": Ended(succeeded=False, exit_code=137, reason="OOMKilled"),
-    "ledger lost": Ended(succeeded=False, exit_code=75),
+    "ledger lost": Ended(succeeded=False, exit_code=75, positions=()),
+    "exit 75": Ended(succeeded=False, exit_code=75),
     "disrupted": Ended(succeeded=False, disrupted=True),
 }
 

@@ -35,7 +35,10 @@ OUTCOME_LENGTH = 300
 """Characters of why a batch ended without fault that the ledger keeps."""
 
 LEDGER_LOST = 75
-"""Exit code of a worker that could not reach the ledger for minutes: nobody's fault."""
+"""Exit code of a worker that could not reach the ledger for minutes: nobody's fault, if its message says so too.
+
+A program may choose this code by itself, and then it is a crash like any other.
+"""
 
 GONE, DISRUPTED, RETURNED = IN_VAIN = ("gone", "disrupted", "returned")
 """How batches end that charged nobody: without a trace, from outside, by a worker that never reached the ledger."""
@@ -142,7 +145,7 @@ def _closing(batch: OpenBatch, run: RunState, rules: Rules) -> str | None:
             return GONE
         case Ended(disrupted=True):
             return DISRUPTED
-        case Ended(exit_code=code) if code == LEDGER_LOST and (batch.reporting or run.positions is not None):
+        case Ended(exit_code=code) if code == LEDGER_LOST and run.positions is not None:
             return RETURNED
         case Ended(succeeded=succeeded):
             return "succeeded" if succeeded else "failed"
@@ -156,9 +159,6 @@ def _unreported(batch: OpenBatch, rows: Sequence[Row], run: RunState, rules: Rul
             return [_give_back(row, rules) for row in rows]
         case Ended(positions=positions) if positions is not None:
             return _by_position(batch, rows, dict(positions), run, rules)
-        case Ended(exit_code=code) if batch.reporting and code == LEDGER_LOST:
-            # Whether it was the ledger or the partition that said so, the others need not wait behind it.
-            return [_give_back(row, rules, suspect=position == 0) for position, row in enumerate(rows)]
         case Ended() if batch.reporting:
             return _crashed(batch, rows, run, rules)
         case Ended(succeeded=True):

@@ -21,7 +21,7 @@ from flowstone.errors import InvalidSpec
 from flowstone.executor.jobs import Work, contract_values
 from flowstone.executor.port import Blockage, Gone, Running, Sight, View
 from flowstone.executor.program import Program, resolved
-from flowstone.executor.run_folder import KEYS, RunFolder
+from flowstone.executor.run_folder import KEYS, MESSAGE, RunFolder
 from flowstone.tenant.names import tenant_of_scope
 
 GLANCE = 0.03
@@ -150,7 +150,8 @@ class Processes:
             tenant=tenant,
             storage=self._storage(tenant),
         )
-        words, environment = resolved(self._program, {**contract, **login}, self._around)
+        message = {"FLOWSTONE_TERMINATION_LOG": str(run.path / MESSAGE)}
+        words, environment = resolved(self._program, {**contract, **message, **login}, self._around)
         run.start(words, environment, self._working_folder(), self._program.grace)
 
     def _working_folder(self) -> str | None:

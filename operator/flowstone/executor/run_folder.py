@@ -20,12 +20,15 @@ from pathlib import Path
 
 from flowstone.executor import supervisor
 from flowstone.executor.port import Ended, Running, RunState
+from flowstone.worker.termination import MAX_BYTES, read_positions
 
 LAST_WORDS = 2048
 """Bytes of the end of the log that go with a failure, as many as Kubernetes keeps."""
 
 KEYS = "partitions"
 LOG = "log"
+MESSAGE = "message"
+"""Stands for a container's termination message."""
 
 
 class RunFolder:
@@ -50,8 +53,9 @@ class RunFolder:
         return self._has("exit")
 
     def write_keys(self, keys: Sequence[str]) -> Path:
-        """Make the folder with the file of keys; returns the file's path."""
+        """Make the folder with the file of keys and an empty message; returns the path of the keys."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.path / MESSAGE).touch()
         new = self.path / f"{KEYS}.new"
         new.write_text("\n".join(keys) + "\n", encoding="utf-8")
         return new.rename(self.path / KEYS)
@@ -120,10 +124,21 @@ class RunFolder:
         except FileNotFoundError:
             return None
         code, stopped = int(told["code"]), bool(told["stopped"])
-        message = self.tail() if code else ""
         return Ended(
-            succeeded=code == 0, exit_code=code, disrupted=stopped, reason=str(told["reason"]), message=message
+            succeeded=code == 0,
+            exit_code=code,
+            disrupted=stopped,
+            reason=str(told["reason"]),
+            message=self.tail() if code else "",
+            positions=self._positions(),
         )
+
+    def _positions(self) -> tuple[tuple[int, str], ...] | None:
+        try:
+            with (self.path / MESSAGE).open("rb") as file:
+                return read_positions(file.read(MAX_BYTES).decode("utf-8", "replace"))
+        except OSError:
+            return None
 
     def _has(self, name: str) -> bool:
         return (self.path / name).exists()

@@ -196,16 +196,28 @@ def test_a_suspect_that_dies_alone_is_charged_and_quarantined_at_last() -> None:
 
 @pytest.mark.parametrize(
     "run",
-    [Gone(), Ended(succeeded=False, disrupted=True, exit_code=137), Ended(succeeded=False, exit_code=75)],
+    [
+        Gone(),
+        Ended(succeeded=False, disrupted=True, exit_code=137),
+        Ended(succeeded=False, exit_code=75, positions=()),
+    ],
     ids=["gone", "disrupted", "ledger lost"],
 )
 def test_what_came_from_outside_charges_nobody(run: RunState) -> None:
-    """A lost run, an eviction and a ledger out of reach give the rows back; with exit code 75, which a program can
-    choose, nobody has to wait behind the one at which it ended."""
+    """A lost run, an eviction and a ledger out of reach give the rows back."""
     found = settle(batch(2), [row("a"), row("b", attempts=1)], run, rules())
-    first = "Suspect" if run == Ended(succeeded=False, exit_code=75) else None
-    assert told(found) == [("a", "queued", first, 0, False), ("b", "queued", None, 1, False)]
+    assert told(found) == [("a", "queued", None, 0, False), ("b", "queued", None, 1, False)]
     assert found.close is not None
+
+
+def test_a_program_that_ends_with_the_code_of_a_lost_ledger_is_a_crash() -> None:
+    """os._exit(75) in a function leaves no message: suspected first, then alone and charged, at last quarantined."""
+    ended = Ended(succeeded=False, exit_code=75)
+    found = settle(batch(2), [row("a"), row("b")], ended, rules())
+    assert told(found) == [("a", "queued", "Suspect", 0, False), ("b", "queued", None, 0, False)]
+    alone = settle(batch(1), [row("a", attempts=2)], ended, rules())
+    assert told(alone) == [("a", "failed", "Quarantined", 3, True)]
+    assert alone.close == "failed"
 
 
 def test_rows_of_a_lost_machine_go_back_at_once_and_the_slot_stays_taken() -> None:
