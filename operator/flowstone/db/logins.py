@@ -65,6 +65,8 @@ _RECORD_BASE = """
     WHERE scope = %(scope)s AND tenant_id = %(tenant)s AND role_base IS NULL
 """
 
+_ELSEWHERE = "SELECT rolname::text, rolcanlogin FROM pg_catalog.pg_roles WHERE oid = %(oid)s"
+
 _LACKING = """
     SELECT NOT pg_catalog.has_function_privilege(r.oid, 'pg_catalog.pg_terminate_backend(int, bigint)', 'EXECUTE')
        AND NOT EXISTS (
@@ -156,11 +158,15 @@ class Logins:
             return known
 
     def _known(self, tx: Transaction, scope: str, slot: Slot) -> Login | None:
-        """The recorded login, if its role is still the one that was recorded; a row without a role is removed."""
+        """The recorded login, if its role is there: renamed back if need be; a row without a role is removed."""
         row = tx.row(_FIND, {"scope": scope, "slot": slot})
         if row is None:
             return None
         name, oid, can_login = row
+        if can_login is None and (renamed := tx.row(_ELSEWHERE, {"oid": oid})):
+            rename = sql.SQL("ALTER ROLE {} RENAME TO {}").format(sql.Identifier(renamed[0]), sql.Identifier(name))
+            tx.connection.execute(rename)
+            can_login = renamed[1]
         if can_login is None:
             tx.run("DELETE FROM flowstone.login_scope WHERE role_name = %(name)s", {"name": name})
             return None

@@ -148,7 +148,7 @@ def _keep(desired: Desired, observed: Observed, spec_changed: bool) -> Decision:
         if login is None or not login.exists:
             changes.append(MakeLogin(slot, desired.connections, settings(desired, row)))
             if login is not None:
-                drift.append("a login was dropped")
+                drift.append("a login was renamed or dropped")
             continue
         repairs, found = _repair(desired, row, login)
         changes += repairs

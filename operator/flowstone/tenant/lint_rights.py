@@ -135,6 +135,17 @@ RIGHT_CHECKS: tuple[Check, ...] = (
         "delete its row of flowstone.login_scope; the operator makes the right one again",
     ),
     Check(
+        "a login of the tenants' group is no tenant's",
+        """
+        SELECT r.rolname || ' in ' || g.rolname, NULL::oid
+        FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.member JOIN pg_roles g ON g.oid = m.roleid
+        WHERE r.rolcanlogin AND g.rolname IN ('flowstone_tenant', 'flowstone_apart', 'flowstone_namespace')
+          AND r.rolname <> 'flowstone_operator'
+          AND NOT EXISTS (SELECT FROM flowstone.login_scope s WHERE s.role_oid = r.oid)
+        """,
+        "ALTER ROLE ... NOLOGIN, or DROP it: nobody changes its password, limits it or ends its sessions",
+    ),
+    Check(
         "tenants have a right on a sequence",
         f"""
         SELECT DISTINCT r.label || ': ' || a.privilege || ' TO ' || {_WHO}, NULL::oid

@@ -83,7 +83,7 @@ def agreed(findings: Findings, own: OwnDatabase | None, resource: Json) -> Findi
     """Return the findings to tell: those in the status, if another replica wrote it after this one had looked.
 
     Two replicas that found different things would otherwise write every Tenant's status against each other, each
-    write waking the other, until both have looked again. What this replica just saw of a tenant's own database is newer.
+    write waking the other, until both have looked again. What it saw of an own database is newer.
     """
     written = _written_at(resource)
     before = _before(resource.get("status") or {})

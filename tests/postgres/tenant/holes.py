@@ -243,6 +243,7 @@ ROLES: tuple[Hole, ...] = (
     Hole("member of the operator", ("CREATE ROLE inside LOGIN IN ROLE flowstone_tenant, flowstone_operator",), (
         "DROP ROLE inside",
     )),
+    Hole("a login of no tenant", ("CREATE ROLE inside LOGIN IN ROLE flowstone_tenant",), ("DROP ROLE inside",)),
     Hole("member of the owner", ("GRANT flowstone_owner TO {a}",)),
     Hole("member of the other tenant", ("GRANT {b} TO {a}",)),
     Hole("member of the pool", ("GRANT flowstone_pool TO {a}",)),

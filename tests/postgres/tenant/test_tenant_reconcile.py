@@ -140,7 +140,8 @@ HAND = {
         "INSERT INTO flowstone.login_scope VALUES ('flowstone_pool', 1, 't/c1/acme', 'b', 'acme')",
         "foreign role",
     ),
-    "dropped": ("DROP OWNED BY {role}; DROP ROLE {role}", "dropped"),
+    "renamed": ("ALTER ROLE {role} RENAME TO somebody", "renamed or dropped"),
+    "dropped": ("DROP OWNED BY {role}; DROP ROLE {role}", "renamed or dropped"),
 }
 
 
