@@ -99,7 +99,7 @@ def test_failures_come_with_code_and_last_words(namespace: Kubectl, container: C
     missing = Job(namespace, {"containers": [container("", command=["/no/such"])]})
     assert crash.ended() == Ended(False, 3, reason="Error", message="container main: the end")
     assert init.ended() == Ended(False, 5, reason="Error", message="container first: not yet")
-    assert (missing.ended().reason, missing.ended().disrupted) == ("StartError", False)
+    assert (missing.ended().reason, missing.ended().disrupted, missing.ended().unstarted) == ("StartError", False, True)
 
 
 def test_outcomes_without_a_database(namespace: Kubectl, container: Callable[..., Container], image: str) -> None:

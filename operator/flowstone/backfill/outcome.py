@@ -40,8 +40,9 @@ LEDGER_LOST = 75
 A program may choose this code by itself, and then it is a crash like any other.
 """
 
-GONE, DISRUPTED, RETURNED = IN_VAIN = ("gone", "disrupted", "returned")
-"""How batches end that charged nobody: without a trace, from outside, by a worker that never reached the ledger."""
+GONE, DISRUPTED, RETURNED, UNSTARTED = IN_VAIN = ("gone", "disrupted", "returned", "unstarted")
+"""How batches end that charged nobody: without a trace, from outside, by a worker that never reached the ledger, with a
+command that could not be started."""
 
 ATTEMPTS_USED_UP = "AttemptsUsedUp"
 QUARANTINED = "Quarantined"
@@ -112,7 +113,7 @@ def needs_settling(batch: OpenBatch, run: RunState) -> bool:
 
 def would_split(batch: OpenBatch, rows: Sequence[Row], run: RunState, policy: RetryPolicy) -> bool:
     """Whether a settlement splits the batch, or would if that had any hope."""
-    if not isinstance(run, Ended) or run.succeeded or run.disrupted or run.positions is not None or batch.reporting:
+    if not isinstance(run, Ended) or run.succeeded or run.blameless or run.positions is not None or batch.reporting:
         return False
     running = [row for row in rows if row.state == "running"]
     return len(running) > 1 and any(row.attempts >= policy.limit for row in running)
@@ -127,7 +128,7 @@ def settle(batch: OpenBatch, rows: Sequence[Row], run: RunState, rules: Rules) -
         fence=batch.fence,
         changes=(*reported, *_unreported(batch, unreported, run, rules)),
         close=close,
-        why=describe(run) if isinstance(run, Ended) and close in (DISRUPTED, RETURNED) else "",
+        why=describe(run) if isinstance(run, Ended) and close in IN_VAIN else "",
     )
 
 
@@ -145,6 +146,8 @@ def _closing(batch: OpenBatch, run: RunState, rules: Rules) -> str | None:
             return GONE
         case Ended(disrupted=True):
             return DISRUPTED
+        case Ended(unstarted=True):
+            return UNSTARTED
         case Ended(exit_code=code) if code == LEDGER_LOST and run.positions is not None:
             return RETURNED
         case Ended(succeeded=succeeded):
@@ -155,7 +158,7 @@ def _unreported(batch: OpenBatch, rows: Sequence[Row], run: RunState, rules: Rul
     match run:
         case Running(lost=False):
             return ()
-        case Running() | Gone() | Ended(disrupted=True):
+        case Running() | Gone() | Ended(blameless=True):
             return [_give_back(row, rules) for row in rows]
         case Ended(positions=positions) if positions is not None:
             return _by_position(batch, rows, dict(positions), run, rules)

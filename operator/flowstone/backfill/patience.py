@@ -2,7 +2,8 @@
 
 Evictions, lost machines, deleted Jobs and workers that never reach the ledger charge nobody, so nothing else ever ends
 such a row of tries. Once in a while that is everyday life and costs no time; round after round it is something that
-somebody has to look at. An edited template starts anew, since batches of another one do not count.
+somebody has to look at. A command that could not be started is, from the first time on. An edited template starts anew,
+since batches of another one do not count.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
+from flowstone.backfill.outcome import UNSTARTED
 from flowstone.backfill.records import Vain
 from flowstone.executor.port import Blockage
 
@@ -42,11 +44,11 @@ def rounds(vain: Iterable[Vain]) -> int:
     return number
 
 
-def wait(number: int) -> timedelta:
-    """How long after the last of so many rounds the next one begins."""
-    if number <= FREE_ROUNDS:
+def wait(number: int, free: int = FREE_ROUNDS) -> timedelta:
+    """How long after the last of so many rounds the next one begins, when the first ones cost no time."""
+    if number <= free:
         return timedelta(0)
-    return timedelta(seconds=min(FIRST_WAIT * 2.0 ** (min(number, 30) - FREE_ROUNDS - 1), LONGEST_WAIT))
+    return timedelta(seconds=min(FIRST_WAIT * 2.0 ** (min(number, 30) - free - 1), LONGEST_WAIT))
 
 
 def blockage(vain: Sequence[Vain], now: datetime) -> Blockage | None:
@@ -55,11 +57,16 @@ def blockage(vain: Sequence[Vain], now: datetime) -> Blockage | None:
     Args:
         vain: The latest batches that ended in vain, the last to end first; empty once anything was finished.
     """
-    number = rounds(vain)
-    if not vain or now >= vain[0].closed_at + wait(number):
+    if not vain:
         return None
+    number = rounds(vain)
     kind, _, why = vain[0].outcome.partition(": ")
-    left = round((vain[0].closed_at + wait(number) - now).total_seconds())
+    until = vain[0].closed_at + wait(number, 0 if kind == UNSTARTED else FREE_ROUNDS)
+    if now >= until:
+        return None
+    left = round((until - now).total_seconds())
+    if kind == UNSTARTED:
+        return Blockage("CreateFailed", f"its command cannot be started: {why}; the next try is in {left} s")
     message = (
         f"{number} times in a row batches ended without having finished a partition, and without a fault of theirs: "
         f"{_WORDS.get(kind, kind)}{f', last: {why}' if why else ''}; the next try is in {left} s"

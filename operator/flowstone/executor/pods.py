@@ -25,6 +25,9 @@ _ENDED_PHASES = ("Succeeded", "Failed")
 _OVERDUE = timedelta(seconds=5)
 """A pod may outlive its deletionTimestamp this long (clocks differ, the kubelet is busy) before it counts as lost."""
 
+_UNSTARTED_REASONS = ("StartError", "ContainerCannotRun")
+"""Reasons of a container's end that say its command never ran."""
+
 _PLATFORM_REASONS = ("ContainerStatusUnknown", "Unknown")
 """Reasons of a container's end that say its runtime lost sight of it, as after the node's restart."""
 
@@ -96,6 +99,7 @@ def _failed_pod(job: Object, pod: Object) -> Ended:
             _condition(job, "Failed").get("message"),
         ),
         positions=_positions(messages),
+        unstarted=ended.get("reason") in _UNSTARTED_REASONS,
     )
 
 

@@ -41,6 +41,7 @@ class Ended:
         succeeded: It ended with exit code 0.
         exit_code: The code it ended with; None when no process ever told one.
         disrupted: It was ended from outside (eviction, preemption, node loss, admission); charge nobody.
+        unstarted: Its command could not be started at all, as with a program that is not in the image; charge nobody.
         reason: A short word, such as `OOMKilled`, `Error`, `DeadlineExceeded`.
         message: The last words of its log, or what the platform said.
         positions: Outcomes by position, for a worker without a database: position -> error, "" = success.
@@ -52,6 +53,12 @@ class Ended:
     reason: str = ""
     message: str = ""
     positions: tuple[tuple[int, str], ...] | None = None
+    unstarted: bool = False
+
+    @property
+    def blameless(self) -> bool:
+        """Nothing that it worked on can be to blame."""
+        return self.disrupted or self.unstarted
 
 
 @dataclass(frozen=True, slots=True)

@@ -210,6 +210,15 @@ def test_what_came_from_outside_charges_nobody(run: RunState) -> None:
     assert found.close is not None
 
 
+@pytest.mark.parametrize("reporting", [False, True])
+def test_a_command_that_cannot_be_started_charges_nobody(reporting: bool) -> None:
+    """Nothing of the partitions has run, so they go back as they were, and why stands in the batch's outcome."""
+    ended = Ended(succeeded=False, exit_code=128, reason="StartError", message="exec: nope: not found", unstarted=True)
+    found = settle(batch(2, reporting=reporting), [row("a"), row("b", attempts=2)], ended, rules())
+    assert told(found) == [("a", "queued", None, 0, False), ("b", "queued", None, 2, False)]
+    assert found.outcome == "unstarted: exit code 128 (StartError): exec: nope: not found"
+
+
 def test_a_program_that_ends_with_the_code_of_a_lost_ledger_is_a_crash() -> None:
     """os._exit(75) in a function leaves no message: suspected first, then alone and charged, at last quarantined."""
     ended = Ended(succeeded=False, exit_code=75)

@@ -39,6 +39,19 @@ def test_the_wait_doubles_up_to_ten_minutes(number: int, seconds: int) -> None:
     assert wait(number) == timedelta(seconds=seconds)
 
 
+def test_a_command_that_cannot_be_started_is_told_of_at_once() -> None:
+    """It will not get better by itself: after the first round already the next try waits, longer each time."""
+    said = "unstarted: exit code 128 (StartError): exec: nope: not found"
+    once = blockage(vain((0, 1), outcome=said), NOON + timedelta(seconds=2))
+    assert once is not None
+    assert (once.reason, once.halts) == ("CreateFailed", True)
+    assert once.message == (
+        "its command cannot be started: exit code 128 (StartError): exec: nope: not found; the next try is in 9 s"
+    )
+    assert blockage(vain((0, 1), outcome=said), NOON + timedelta(seconds=11)) is None
+    assert blockage(vain((0, 1), (11, 12), outcome=said), NOON + timedelta(seconds=31)) is not None
+
+
 def test_people_are_told_why_nothing_is_handed_out() -> None:
     """While it waits the reason is told, with the last one's own words; then something is handed out again."""
     three = vain((0, 1), (1, 2), (2, 3), outcome="returned: exit code 75")

@@ -120,6 +120,15 @@ def test_failed_init_container_counts() -> None:
     assert state == Ended(succeeded=False, exit_code=2, reason="Error", message="container first: bad")
 
 
+def test_a_command_that_never_ran_is_told_apart() -> None:
+    """The runtime could not start it: with its own words, and no fault of what it would have worked on."""
+    words = "exec: nope: executable file not found"
+    state = run_state(job("Failed"), [pod("Failed", ended(128, "StartError", message=words))], NOW)
+    assert state == Ended(
+        succeeded=False, exit_code=128, reason="StartError", message=f"container c0: {words}", unstarted=True
+    )
+
+
 @pytest.mark.parametrize(
     ("failed", "reason"),
     [
