@@ -101,7 +101,7 @@ def operations(ledger: Ledger, number: int) -> None:
         ("counts", lambda: ledger.counts(uid)),
         ("claim 20 x 500", lambda: ledger.claim(uid, claim)),
         ("open_batches", lambda: ledger.open_batches(uid)),
-        ("next_due", lambda: ledger.next_due(uid)),
+        ("next_retry", lambda: ledger.next_retry(uid)),
         ("intervals queued", lambda: ledger.intervals(uid, "queued")),
         ("failures", lambda: ledger.failures(uid)),
         ("throughput", lambda: ledger.throughput(uid, 60)),

@@ -286,9 +286,10 @@ class TestEdits:
             story.fail(run)
         story.step()
         assert (story.executor.going, story.progress.counts) == ([], Counts(total=10, queued=10))
-        due = story.ledger.next_due(story.uid)
+        due = story.ledger.next_retry(story.uid)
         story.step()
-        assert story.ledger.next_due(story.uid) == due
+        assert due is not None
+        assert story.ledger.next_retry(story.uid) == due
         story.edit(retry={"limit": 3, "backoffSeconds": 0, "maxBackoffSeconds": 3600})
         story.step()
         assert len(story.executor.going) == 5

@@ -15,6 +15,7 @@ from flowstone.backfill.records import (
     Failure,
     Interval,
     OpenBatch,
+    Retry,
     Row,
     RowChange,
     State,
@@ -315,13 +316,13 @@ class TestClaim:
         (batch,) = ledger.claim(uid, request(max_parallel=1))
         change = done(KEYS[0], "queued", not_before=LATER, attempts=1, error="boom", charged=True)
         ledger.settle(batch.fence, [change], close="Failed")
-        assert ledger.next_due(uid) == LATER
+        assert ledger.next_retry(uid) == Retry(LATER, "boom")
         assert [made.partitions for made in ledger.claim(uid, request())] == [(KEYS[1],), (KEYS[2],)]
         assert ledger.claim(uid, request()) == []
         with place.connect() as admin:
             admin.execute("UPDATE flowstone.materialization SET not_before = now() WHERE not_before IS NOT NULL")
         assert [made.partitions for made in ledger.claim(uid, request())] == [(KEYS[0],)]
-        assert ledger.next_due(uid) is None
+        assert ledger.next_retry(uid) is None
 
     def test_a_later_backfill_waits_and_then_skips(self, ledger: Ledger, queue: Queue) -> None:
         """What an earlier backfill has queued or running is waited for; what it made is skipped by Missing."""

@@ -23,8 +23,10 @@ from flowstone.backfill.records import (
     BackfillRecord,
     ClaimedBatch,
     ClaimRequest,
+    CommonError,
     Counts,
     NewBackfill,
+    Retry,
     Skipped,
 )
 from flowstone.backfill.request import LeasedError, Progress, Request, Tools
@@ -347,6 +349,8 @@ class Engine:
     async def _conclude(self, seen: Sequence[View], over_budget: str) -> Standing:
         counts = self._progress.counts = await in_thread(self._ledger.counts, self._uid)
         self._progress.batches = await in_thread(self._ledger.open_batches, self._uid)
+        retry = await in_thread(self._ledger.next_retry, self._uid) if counts.queued else None
+        skipped, common = await self._reasons(counts)
         standing = judge(
             counts,
             open_batches=len(self._progress.batches),
@@ -355,15 +359,17 @@ class Engine:
             over_budget=over_budget,
             blockage=self._progress.blockage,
             waited=_waited(seen, self._tools.now()),
-            skipped=await self._skipped(counts),
+            skipped=skipped,
+            retry=retry,
+            common=common,
         )
         if standing.finished:
             await in_thread(self._ledger.finish, self._uid)
         else:
-            self._progress.again = await self._next_look(counts, halted=bool(over_budget or self._spec.suspend))
+            self._progress.again = self._next_look(counts, retry, halted=bool(over_budget or self._spec.suspend))
         return standing
 
-    async def _next_look(self, counts: Counts, *, halted: bool) -> float:
+    def _next_look(self, counts: Counts, retry: Retry | None, *, halted: bool) -> float:
         if self._spec.cancel and counts.queued:
             return 0
         if self._progress.blockage is not None:
@@ -372,8 +378,7 @@ class Engine:
             return SOON
         if halted:
             return self._tools.limits.resync_seconds
-        due = await in_thread(self._ledger.next_due, self._uid)
-        wait = (due - self._tools.now()).total_seconds() if due else UNSTARTED
+        wait = (retry.at - self._tools.now()).total_seconds() if retry else UNSTARTED
         return min(max(wait, 0.1), self._tools.limits.resync_seconds)
 
     async def _stay_finished(self, record: BackfillRecord) -> Standing:
@@ -381,14 +386,15 @@ class Engine:
         self._progress.pruned = record.pruned
         counts = self._progress.counts = await in_thread(self._ledger.counts, self._uid)
         await self._tidy(set((await self._executor.look(())).runs))
-        skipped = await self._skipped(counts)
-        return judge(counts, open_batches=0, cancelled=self._spec.cancel, skipped=skipped)
+        skipped, common = await self._reasons(counts)
+        return judge(counts, open_batches=0, cancelled=self._spec.cancel, skipped=skipped, common=common)
 
-    async def _skipped(self, counts: Counts) -> Sequence[Skipped]:
-        """Why partitions were skipped; looked up only for the last word."""
-        if counts.open or not counts.skipped:
-            return ()
-        return await in_thread(self._ledger.skipped, self._uid)
+    async def _reasons(self, counts: Counts) -> tuple[Sequence[Skipped], CommonError | None]:
+        """Why partitions were skipped, and what most failures have in common; looked up only for the last word."""
+        if counts.open:
+            return (), None
+        skipped = await in_thread(self._ledger.skipped, self._uid) if counts.skipped else ()
+        return skipped, await in_thread(self._ledger.common_error, self._uid) if counts.failed else None
 
 
 def _oldest(seen: Sequence[View], now: datetime) -> float | None:

@@ -97,6 +97,19 @@ class CommonError:
 
 
 @dataclass(frozen=True, slots=True)
+class Retry:
+    """The next partition that waits for another attempt.
+
+    Attributes:
+        at: When it may be handed out.
+        error: Why the last attempt failed.
+    """
+
+    at: datetime
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class Counts:
     """How many rows are in which state; the six add up to `total`.
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Literal
 
-from flowstone.backfill.records import Counts, Skipped
+from flowstone.backfill.records import CommonError, Counts, Retry, Skipped
 from flowstone.executor.port import Blockage
 
 
@@ -31,6 +31,9 @@ class Stand(StrEnum):
 
 WAITING_AFTER = timedelta(minutes=10)
 """Waiting for room in the cluster for longer is shown as blocked; before that it is everyday life."""
+
+SHOWN = 300
+"""Characters of an error in a message."""
 
 FINISHED = frozenset({Stand.SUCCEEDED, Stand.PARTLY_FAILED, Stand.FAILED, Stand.CANCELLED})
 
@@ -59,6 +62,8 @@ def judge(
     blockage: Blockage | None = None,
     waited: timedelta = timedelta(0),
     skipped: Sequence[Skipped] = (),
+    retry: Retry | None = None,
+    common: CommonError | None = None,
 ) -> Standing:
     """The standing of a planned backfill whose spec is valid.
 
@@ -68,9 +73,11 @@ def judge(
         blockage: Why an open batch does not start, if one does not.
         waited: How long the oldest batch that has not started has been open.
         skipped: Why partitions were skipped.
+        retry: What waits for another attempt, if anything does.
+        common: What most failures have in common.
     """
     if counts.open == 0 and open_batches == 0:
-        return _finished(counts, skipped, cancelled=cancelled)
+        return _finished(counts, skipped, common, cancelled=cancelled)
     if cancelled:
         queued = f", {counts.queued:,} partitions are still queued" if counts.queued else ""
         return Standing(Stand.RUNNING, "Cancelling", f"waiting for {open_batches} batches to stop{queued}")
@@ -85,12 +92,14 @@ def judge(
     if blockage is not None and waited >= WAITING_AFTER:
         return Standing(Stand.WAITING, "Waiting", blockage.message)
     message = f"{counts.finished} of {counts.total} partitions finished, {open_batches} batches are out"
+    if retry is not None:
+        message += f"; the next retry is at {retry.at:%H:%M:%S} UTC, after this error: {_shortened(retry.error)}"
     return Standing(Stand.RUNNING, "Running", message)
 
 
-def _finished(counts: Counts, skipped: Sequence[Skipped], *, cancelled: bool) -> Standing:
+def _finished(counts: Counts, skipped: Sequence[Skipped], common: CommonError | None, *, cancelled: bool) -> Standing:
     why = "".join(f"; {one.count} skipped: {one.reason}" for one in skipped)
-    if counts.cancelled or (cancelled and counts.succeeded + counts.skipped < counts.total):
+    if counts.cancelled:  # what was over before somebody cancelled it is what it was
         return Standing(Stand.CANCELLED, "Cancelled", f"cancelled: {tally(counts)}{why}")
     if counts.failed == 0 and not any(one.refused for one in skipped):
         return Standing(Stand.SUCCEEDED, "Succeeded", f"all done: {tally(counts)}{why}")
@@ -98,8 +107,19 @@ def _finished(counts: Counts, skipped: Sequence[Skipped], *, cancelled: bool) ->
         stand = Stand.PARTLY_FAILED if counts.succeeded else Stand.FAILED
         return Standing(stand, "TenantRefused", f"{tally(counts)}{why}")
     stand = Stand.PARTLY_FAILED if counts.succeeded + counts.skipped else Stand.FAILED
-    remedy = "see status.failures; set spec.retryFailed to a new value to try them again"
-    return Standing(stand, str(stand), f"{tally(counts)}{why}; {remedy}")
+    again = "create another Backfill with select: Failed" if cancelled else "set spec.retryFailed to a new value"
+    remedy = f"see status.failures; {again} to try them again"
+    return Standing(stand, str(stand), f"{tally(counts)}{why}{most_frequent(common)}; {remedy}")
+
+
+def most_frequent(common: CommonError | None) -> str:
+    """The most frequent error as the end of a sentence; "" for none."""
+    return "" if common is None else f"; most frequent error ({common.count} times): {_shortened(common.error)}"
+
+
+def _shortened(error: str) -> str:
+    text = " ".join(error.split())
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
 
 
 def tally(counts: Counts) -> str:

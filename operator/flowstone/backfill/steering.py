@@ -12,9 +12,7 @@ from dataclasses import dataclass
 
 from flowstone.api.backfill import BackfillSpec, FailureBudget
 from flowstone.backfill.records import BackfillRecord, CommonError, Counts, Orders
-
-SHOWN = 300
-"""Characters of the most frequent error in a standing's message."""
+from flowstone.backfill.standing import most_frequent
 
 
 def orders(spec: BackfillSpec, record: BackfillRecord) -> Orders | None:
@@ -70,13 +68,8 @@ def judge_budget(budget: FailureBudget, counts: Counts, record: BackfillRecord, 
 def told(budget: FailureBudget, verdict: Verdict, common: CommonError | None) -> str:
     """Why the backfill stopped, and how to go on, for people."""
     among = f" of the last {budget.window} finished" if budget.window else ""
-    error = ""
-    if common is not None:
-        text = " ".join(common.error.split())
-        cut = text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
-        error = f"; most frequent error ({common.count} times): {cut}"
     return (
         f"more partitions failed than spec.failureBudget allows, {verdict.allowed}{among}; "
-        f"{verdict.failures} failed since the start or the last resume{error}; "
+        f"{verdict.failures} failed since the start or the last resume{most_frequent(common)}; "
         "raise the budget, or set spec.resume to a new value, to go on"
     )

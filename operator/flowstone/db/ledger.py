@@ -24,7 +24,6 @@ transaction, may be called from any thread, and may be repeated after `LedgerUna
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from types import MappingProxyType
 from typing import Self
 
@@ -39,6 +38,7 @@ from flowstone.backfill.records import (
     NewBackfill,
     OpenBatch,
     Orders,
+    Retry,
     Row,
     RowChange,
     Select,
@@ -310,10 +310,10 @@ class Ledger:
         with self.database.transaction() as tx:
             return reading.failed(tx, uid)
 
-    def next_due(self, uid: str) -> datetime | None:
-        """When the next row's back-off is over; None when none waits."""
+    def next_retry(self, uid: str) -> Retry | None:
+        """The row whose back-off is over next; None when none waits."""
         with self.database.transaction() as tx:
-            return reading.next_due(tx, uid)
+            return reading.next_retry(tx, uid)
 
     def open_batches(self, uid: str) -> list[OpenBatch]:
         """The open batches, oldest first."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import get_args
 
 from flowstone.backfill.outcome import IN_VAIN
-from flowstone.backfill.records import Counts, Failure, Interval, OpenBatch, Row, Skipped, State, Vain
+from flowstone.backfill.records import Counts, Failure, Interval, OpenBatch, Retry, Row, Skipped, State, Vain
 from flowstone.db.connection import Transaction
 
 SHOWN_ERROR = 2000
@@ -23,9 +22,10 @@ _COUNTS = """
     )) AS s
 """
 
-_NEXT_DUE = """
-    SELECT min(not_before) FROM flowstone.materialization
+_NEXT_RETRY = """
+    SELECT not_before, coalesce(left(error, %(shown)s), '') FROM flowstone.materialization
     WHERE backfill = %(uid)s AND state = 'queued' AND not_before IS NOT NULL AND not_before > now()
+    ORDER BY not_before LIMIT 1
 """
 
 _OPEN_BATCHES = """
@@ -199,10 +199,10 @@ def _number(tx: Transaction, query: str, names: dict[str, object]) -> int:
     return int(row[0]) if row else 0
 
 
-def next_due(tx: Transaction, uid: str) -> datetime | None:
-    """When the next row comes out of its back-off, or None when none is in it."""
-    row = tx.row(_NEXT_DUE, {"uid": uid})
-    return row[0] if row else None
+def next_retry(tx: Transaction, uid: str) -> Retry | None:
+    """The next row that comes out of its back-off, or None when none is in it."""
+    row = tx.row(_NEXT_RETRY, {"uid": uid, "shown": SHOWN_ERROR})
+    return Retry(*row) if row else None
 
 
 def open_batches(tx: Transaction, uid: str) -> list[OpenBatch]:

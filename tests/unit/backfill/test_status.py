@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowstone.api.backfill_status import BackfillStatus
-from flowstone.backfill.records import Counts, Failure, Interval
+from flowstone.backfill.records import CommonError, Counts, Failure, Interval, Retry
 from flowstone.backfill.sizing import PLENTY, batch_size, open_slots
 from flowstone.backfill.standing import Stand, Standing, judge
 from flowstone.backfill.status import Details, Json, Report, compose, differs, intervals_text
@@ -152,6 +152,26 @@ def test_a_backfill_is_finished_exactly_when_nothing_is_open(
 def test_how_it_ended(counts: Counts, expected: Stand) -> None:
     """Which of the four ends it is follows from the counts."""
     assert judge(counts, open_batches=0, cancelled=counts.cancelled > 0).stand is expected
+
+
+def test_what_is_over_is_not_cancelled_any_more() -> None:
+    """`cancel` on a Backfill that failed changes nothing but the way to try again."""
+    counts = Counts(total=3, succeeded=2, failed=1)
+    common = CommonError("KeyError: 1", 1)
+    before = judge(counts, open_batches=0, cancelled=False, common=common)
+    after = judge(counts, open_batches=0, cancelled=True, common=common)
+    assert (before.stand, after.stand) == (Stand.PARTLY_FAILED, Stand.PARTLY_FAILED)
+    start = "2 succeeded, 1 failed of 3; most frequent error (1 times): KeyError: 1; see status.failures; "
+    assert before.message == f"{start}set spec.retryFailed to a new value to try them again"
+    assert after.message == f"{start}create another Backfill with select: Failed to try them again"
+
+
+def test_an_error_is_shown_while_its_partition_waits_for_another_attempt() -> None:
+    """Nothing failed for good yet, but people see what goes wrong, and when it is tried again."""
+    retry = Retry(NOW.replace(hour=12, minute=3, second=9), "exit code 9: cannot\nreach " + "x" * 400)
+    told = judge(Counts(total=6, queued=6), open_batches=0, cancelled=False, retry=retry).message
+    assert told.startswith("0 of 6 partitions finished, 0 batches are out; the next retry is at 12:03:09 UTC, after ")
+    assert told.endswith("this error: exit code 9: cannot reach " + "x" * 273 + "…")
 
 
 def test_waiting_for_room_is_shown_after_ten_minutes() -> None:
