@@ -33,6 +33,9 @@ _REFUSALS = (
     (re.compile(r"violates PodSecurity"), "PodSecurity"),
     (re.compile(r"serviceaccount \"[^\"]*\" not found|looking up service account"), "ServiceAccount"),
 )
+_COMBINED = "(combined from similar events): "
+"""What the Events of a Job begin with after some minutes; it says nothing about the Job."""
+
 _VOLUME_WORDS = re.compile(r"persistentvolumeclaim|volume node affinity|PersistentVolumeClaims", re.IGNORECASE)
 _CREATION = ("FailedCreate", "SuccessfulCreate")
 _KUBELET = {
@@ -62,7 +65,7 @@ def _refused(events: Sequence[Object]) -> Blockage | None:
     last = _newest(one for one in events if one.get("reason") in _CREATION)
     if last is None or last["reason"] != "FailedCreate":
         return None
-    message = str(last.get("message", ""))
+    message = _words(last)
     reason = next((name for words, name in _REFUSALS if words.search(message)), "CreateFailed")
     return Blockage(reason, message)
 
@@ -103,7 +106,11 @@ def _not_set_up(events: Sequence[Object]) -> Blockage | None:
     # "timed out waiting for the condition" says less than the volume's own error of a moment before.
     own = [one for one in events if re.match(r"(Mount|Attach|Map)Volume", str(one.get("message", "")))]
     told = (_newest(own) if _KUBELET[last["reason"]] == "Volume" else None) or last
-    return Blockage(_KUBELET[told["reason"]], str(told.get("message", "")))
+    return Blockage(_KUBELET[told["reason"]], _words(told))
+
+
+def _words(event: Object) -> str:
+    return str(event.get("message", "")).removeprefix(_COMBINED)
 
 
 def _about(owner: Object, events: Iterable[Object]) -> list[Object]:

@@ -65,6 +65,8 @@ def unscheduled(message: str, reason: str = "Unschedulable") -> list[dict[str, s
 def test_refused_pod_is_named_with_the_servers_words(message: str, reason: str) -> None:
     """Where the API server refuses the pod there are only Events of the Job; their words are passed on."""
     assert blockage(JOB, [], [event("FailedCreate", message)], NOW) == Blockage(reason, message)
+    combined = event("FailedCreate", f"(combined from similar events): {message}")
+    assert blockage(JOB, [], [combined], NOW) == Blockage(reason, message)
 
 
 def test_newest_word_counts() -> None:
