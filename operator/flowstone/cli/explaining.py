@@ -31,6 +31,8 @@ REMEDIES = {
     "CreateFailed": "the message is the API server's or the node's own; correct the Asset's template",
     "Unschedulable": "no node has room: wait, add nodes, or lower the template's requests",
     "Waiting": "no node has room: wait, add nodes, or lower the template's requests",
+    "NoProgress": "tried again ever later, up to ten minutes: look at node size and priorities, or at the network to"
+    " Postgres, as the message has it; an edit of the Asset's template is tried at once",
     "NameConflict": "delete or rename the Job that has this name",
     "RBAC": "give the operator the right back: reinstall the chart's roles",
     "LedgerUnreachable": "see whether Postgres answers; open Jobs go on meanwhile",
@@ -39,12 +41,18 @@ REMEDIES = {
     "TenantNotFound": "create the Tenant; the Backfill is taken up then",
     "TenantNotReady": "look at the Tenant's conditions; work goes on once its login is there",
     "TenantRefused": "the Tenant does not allow this namespace or asset: change its namespaces or tier, or the Asset",
+    "DatabaseUnavailable": "bring that Tenant's database back; finished partitions are recorded there and copied then",
+    "OutcomesHeld": "nothing: it is tried again after seconds",
+    "Cancelling": "wait: each pod has its terminationGracePeriodSeconds to end",
     "SuspendedBySpec": "`flowstone backfill resume NAME`, or unset spec.suspend",
     "FailureBudgetPassed": "mend the cause, then `flowstone backfill resume NAME`, or raise spec.failureBudget",
     "PartlyFailed": "mend the cause, then `flowstone backfill retry NAME`; a new Backfill also runs the rest",
     "Failed": "mend the cause, then `flowstone backfill retry NAME`; a new Backfill also runs the rest",
 }
-"""What people can do, by the reason of a condition; docs/operations.md says the same at length."""
+"""What people can do, by the reason of a condition; docs/operations.md says the same at length.
+
+`NAME` stands for the Backfill's name.
+"""
 
 
 @dataclass(frozen=True, slots=True)
