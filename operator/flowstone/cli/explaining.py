@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -51,8 +52,11 @@ REMEDIES = {
 }
 """What people can do, by the reason of a condition; docs/operations.md says the same at length.
 
-`NAME` stands for the Backfill's name.
+`NAME` stands for the Backfill's name and namespace.
 """
+
+WAITING = "they wait for their back-off, for another Backfill over the same partitions, or for the operator's limit"
+"""Why partitions wait though nothing stands in the way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +77,39 @@ def findings(
         pods: Their pods.
         events: The namespace's core Events.
     """
-    found = []
-    if not (resource.get("status") or {}).get("conditions"):
-        words = "the operator has not seen it yet"
-        found.append(Finding(words, "see whether the operator runs and watches this namespace"))
-    if trouble := trouble_words(resource):
-        found.append(Finding(": ".join(trouble), REMEDIES.get(trouble[0], "")))
-    found += _blocked(jobs, pods, events, now)
+    trouble, stuck = _trouble(resource), _stuck(jobs, pods, events, now)
+    found = [*_unseen(resource), *_stops(resource, trouble, stuck), *_errors(resource, trouble)]
     found += _jobs(jobs, pods, now)
-    found += _rest(resource)
-    return found or [Finding("nothing holds it up")]
+    found += _rest(resource, trouble)
+    return [_addressed(one, resource) for one in found] or [Finding("nothing holds it up")]
 
 
-def _blocked(jobs: Sequence[Json], pods: Sequence[Json], events: Sequence[Json], now: datetime) -> list[Finding]:
+def _addressed(finding: Finding, resource: Json) -> Finding:
+    """The finding with commands that can be copied."""
+    meta = resource["metadata"]
+    return Finding(finding.words, finding.remedy.replace("NAME", f"{meta['name']} -n {meta['namespace']}"))
+
+
+def _unseen(resource: Json) -> list[Finding]:
+    if (resource.get("status") or {}).get("conditions"):
+        return []
+    return [Finding("the operator has not seen it yet", "see whether the operator runs and watches this namespace")]
+
+
+def _trouble(resource: Json) -> tuple[str, str] | None:
+    """Reason and message of what stands in the way; people's own `cancel` counts too."""
+    cancelling = next((one for one in _conditions(resource) if one.get("reason") == "Cancelling"), None)
+    return ("Cancelling", str(cancelling.get("message", ""))) if cancelling else trouble_words(resource)
+
+
+def _conditions(resource: Json) -> Sequence[Json]:
+    return (resource.get("status") or {}).get("conditions") or []
+
+
+def _stuck(
+    jobs: Sequence[Json], pods: Sequence[Json], events: Sequence[Json], now: datetime
+) -> dict[str, tuple[str, str]]:
+    """Why Jobs do not start: by reason how many, and the words about one of them."""
     found: dict[str, list[str]] = {}
     messages: dict[str, str] = {}
     for job in jobs:
@@ -93,13 +117,47 @@ def _blocked(jobs: Sequence[Json], pods: Sequence[Json], events: Sequence[Json],
         if one is not None:
             found.setdefault(one.reason, []).append(job["metadata"]["name"])
             messages[one.reason] = one.message
-    return [
-        Finding(
-            f"{reason}: {len(names)} Jobs do not start, such as {names[0]}: {messages[reason]}",
-            REMEDIES.get(reason, ""),
-        )
+    return {
+        reason: (f"{len(names)} Jobs do not start, such as {names[0]}", messages[reason])
         for reason, names in found.items()
-    ]
+    }
+
+
+def _stops(resource: Json, trouble: tuple[str, str] | None, stuck: Mapping[str, tuple[str, str]]) -> Iterator[Finding]:
+    """The condition, with the Jobs that it is about, and then Jobs that do not start for other reasons."""
+    # Lack of room is `Waiting` in a condition: it is everyday life until it has lasted.
+    told = {"Waiting": "Unschedulable"}.get(trouble[0], trouble[0]) if trouble else ""
+    if trouble:
+        such = f" ({stuck[told][0]})" if told in stuck else ""
+        yield Finding(": ".join(trouble) + such, _remedy(trouble[0], resource))
+    if trouble and trouble[0] == "FailureBudgetPassed" and (resource.get("spec") or {}).get("suspend"):
+        yield Finding("spec.suspend is set too: a raised budget alone does not go on", REMEDIES["SuspendedBySpec"])
+    for reason, (such, message) in stuck.items():
+        if reason != told:
+            yield Finding(f"{reason}: {such}: {message}", REMEDIES.get(reason, ""))
+
+
+def _remedy(reason: str, resource: Json) -> str:
+    if reason in ("PartlyFailed", "Failed") and (resource.get("spec") or {}).get("cancel"):
+        return "mend the cause, then create another Backfill, with select: Failed: what is cancelled is not retried"
+    return REMEDIES.get(reason, "")
+
+
+def _errors(resource: Json, trouble: tuple[str, str] | None) -> list[Finding]:
+    """The most frequent error of those in the status, unless the condition has it, and where to read more."""
+    failures = (resource.get("status") or {}).get("failures") or []
+    if not failures or trouble is None or trouble[0] not in ("PartlyFailed", "Failed", "FailureBudgetPassed"):
+        return []
+    [(error, number)] = Counter(_last_line(one) for one in failures).most_common(1)
+    partition = next(one["partition"] for one in failures if _last_line(one) == error)
+    words = f"partition {partition} is one of those that failed"
+    if "most frequent error" not in trouble[1]:
+        words += f"; most frequent error ({number} of the {len(failures)} in the status): {error}"
+    return [Finding(words, f"`flowstone backfill logs NAME {shlex.quote(partition)}` prints its log")]
+
+
+def _last_line(failure: Json) -> str:
+    return (str(failure.get("error", "")).strip().splitlines() or [""])[-1]
 
 
 def _jobs(jobs: Sequence[Json], pods: Sequence[Json], now: datetime) -> list[Finding]:
@@ -116,18 +174,16 @@ def _word(state: object) -> str:
     return "ended" if isinstance(state, Ended) else "gone"
 
 
-def _rest(resource: Json) -> list[Finding]:
+def _rest(resource: Json, trouble: tuple[str, str] | None) -> list[Finding]:
     counts = (resource.get("status") or {}).get("counts") or {}
-    found = []
     if condition(resource, "Finished") == "True":
-        found.append(Finding("it is finished: an unchanged spec does nothing more"))
-    elif counts.get("queued") and not (resource.get("status") or {}).get("activeBatches"):
-        words = f"{counts['queued']} partitions wait and no batch is open"
-        remedy = (
-            "they wait for their back-off, for another Backfill over the same partitions, or for the operator's limit"
-        )
-        found.append(Finding(words, remedy))
-    return found
+        return [Finding("it is finished: an unchanged spec does nothing more")]
+    # Whatever else stands in the way, partitions wait for that, not for each other.
+    if trouble or not counts.get("queued") or (resource.get("status") or {}).get("activeBatches"):
+        return []
+    told = next((str(one.get("message", "")) for one in _conditions(resource) if one.get("type") == "Ready"), "")
+    words = f"{counts['queued']} partitions wait and no batch is open" + (f": {told}" if told else "")
+    return [Finding(words, WAITING)]
 
 
 def _of(job: Json, pods: Sequence[Json]) -> list[Json]:

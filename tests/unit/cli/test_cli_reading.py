@@ -127,20 +127,82 @@ def event(about: str, message: str) -> Json:
 
 
 def test_explain_a_blocked_backfill() -> None:
-    """First the condition with what to do, then the Jobs by what holds them up."""
+    """The condition with what to do and the Jobs it is about, in one breath; then the Jobs' states."""
     quota = "pods is forbidden: exceeded quota: none"
-    found = findings(resource(Blocked=("True", "QuotaExceeded")), [job("j1")], [], [event("j1", quota)], NOW)
-    assert found[0].words == "QuotaExceeded: about QuotaExceeded"
-    assert found[0].remedy == REMEDIES["QuotaExceeded"]
-    assert found[1].words == f"QuotaExceeded: 1 Jobs do not start, such as j1: {quota}"
-    assert found[2].words == "1 Jobs: 1 starting"
+    blocked = resource(Blocked=("True", "QuotaExceeded"))
+    told, jobs = findings(blocked, [job("j1")], [], [event("j1", quota)], NOW)
+    assert told.words == "QuotaExceeded: about QuotaExceeded (1 Jobs do not start, such as j1)"
+    assert told.remedy == REMEDIES["QuotaExceeded"]
+    assert jobs.words == "1 Jobs: 1 starting"
+
+
+def test_explain_jobs_that_are_held_up_by_something_else() -> None:
+    """What the condition does not name, the Jobs do, with a remedy of its own."""
+    quota = "pods is forbidden: exceeded quota: none"
+    blocked = resource(Blocked=("True", "ImagePull"))
+    _, other, _ = findings(blocked, [job("j1")], [], [event("j1", quota)], NOW)
+    assert other.words == f"QuotaExceeded: 1 Jobs do not start, such as j1: {quota}"
+    assert other.remedy == REMEDIES["QuotaExceeded"]
 
 
 def test_explain_one_that_waits_for_its_back_off() -> None:
     """Queued partitions without an open batch are explained, although no condition is bad."""
     (found,) = findings(resource({"queued": 3}, Ready=("True", "Running")), [], [], [], NOW)
-    assert found.words == "3 partitions wait and no batch is open"
+    assert found.words == "3 partitions wait and no batch is open: about Running"
     assert "back-off" in found.remedy
+
+
+@pytest.mark.parametrize("reason", ["FailureBudgetPassed", "SuspendedBySpec"])
+def test_explain_one_that_is_suspended(reason: str) -> None:
+    """Its partitions wait for people and for nothing else; the command is ready to be copied."""
+    (found,) = findings(resource({"queued": 24}, Suspended=("True", reason)), [], [], [], NOW)
+    assert found.words == f"{reason}: about {reason}"
+    assert "`flowstone backfill resume b -n n`" in found.remedy
+
+
+def test_explain_one_that_is_suspended_twice() -> None:
+    """Where people paused it too, a raised budget would not go on."""
+    suspended = resource({"queued": 24}, Suspended=("True", "FailureBudgetPassed"))
+    suspended["spec"]["suspend"] = "Drain"
+    _, found = findings(suspended, [], [], [], NOW)
+    assert found.words == "spec.suspend is set too: a raised budget alone does not go on"
+
+
+def test_explain_one_that_is_being_cancelled() -> None:
+    """It waits for its Jobs to end, not for a back-off."""
+    (found,) = findings(resource({"queued": 3}, Ready=("True", "Cancelling")), [], [], [], NOW)
+    assert (found.words, found.remedy) == ("Cancelling: about Cancelling", REMEDIES["Cancelling"])
+
+
+def failed(message: str = "40 failed of 40") -> Json:
+    """A Backfill that failed, two of three partitions with the same error."""
+    one = resource(Finished=("True", "Failed"), Stalled=("True", "Failed"))
+    errors = {"a": "disk full", "b|2": "Traceback\nno warehouse\n", "c": "no warehouse"}
+    one["status"]["failures"] = [{"partition": key, "error": text} for key, text in errors.items()]
+    for condition in one["status"]["conditions"]:
+        condition["message"] = message
+    return one
+
+
+def test_explain_a_failed_one_names_the_most_frequent_error() -> None:
+    """And which log to read, as a command for the shell."""
+    told, errors, _ = findings(failed(), [], [], [], NOW)
+    assert told.remedy.startswith("mend the cause, then `flowstone backfill retry b -n n`")
+    assert errors.words.endswith("most frequent error (2 of the 3 in the status): no warehouse")
+    assert errors.remedy == "`flowstone backfill logs b -n n 'b|2'` prints its log"
+
+
+def test_explain_does_not_repeat_the_error_of_the_condition() -> None:
+    """Where the operator has counted all failures, ten of them say nothing more."""
+    _, errors, _ = findings(failed("40 failed; most frequent error (39 times): no warehouse"), [], [], [], NOW)
+    assert errors.words == "partition b|2 is one of those that failed"
+
+
+def test_explain_one_that_failed_and_was_cancelled() -> None:
+    """`retry` would do nothing, so it is not advised."""
+    over = failed()
+    over["spec"]["cancel"] = True
+    assert "another Backfill, with select: Failed" in findings(over, [], [], [], NOW)[0].remedy
 
 
 def test_explain_one_that_nobody_has_seen() -> None:
