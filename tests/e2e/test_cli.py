@@ -69,6 +69,8 @@ def test_watch_gives_up_in_time_and_cancel_ends_it(namespace: Kubectl, image: st
     done = flowstone(namespace, "cancel", "b", "--wait", "--timeout", "90")
     assert done.returncode == 0, done.stderr
     assert flowstone(namespace, "watch", "b").returncode == 5
+    late = flowstone(namespace, "pause", "b")
+    assert (late.returncode, "another Backfill" in late.stderr) == (2, True)
     assert finished(namespace, "b")["phase"] == "Cancelled"
 
 

@@ -59,11 +59,22 @@ def of_error(error: FlowStoneError) -> Exit:
 def of_backfill(resource: Mapping[str, Any]) -> Exit | None:
     """The exit code of a Backfill that is over or needs people; None while it goes on."""
     status = resource.get("status") or {}
-    if status.get("observedGeneration") != resource["metadata"].get("generation"):
-        return None  # what the status says is about an older spec
-    if condition(resource, "Finished") == "True":
+    if not _is_current(resource):
+        return None
+    if is_over(resource):
         return _PHASES.get(str(status.get("phase")), Exit.FAILED)
     return Exit.FAILED if condition(resource, "Stalled") == "True" else None
+
+
+def is_over(resource: Mapping[str, Any]) -> bool:
+    """Whether nothing more will happen for the spec as it is."""
+    return _is_current(resource) and condition(resource, "Finished") == "True"
+
+
+def _is_current(resource: Mapping[str, Any]) -> bool:
+    """Whether the status is about the spec as it is, not about an older one."""
+    seen = (resource.get("status") or {}).get("observedGeneration")
+    return bool(seen == resource["metadata"].get("generation"))
 
 
 def condition(resource: Mapping[str, Any], kind: str) -> str:

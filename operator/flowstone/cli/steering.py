@@ -6,15 +6,16 @@ In GitOps the file in Git is the place for such edits; these commands are for th
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from flowstone.cli.cluster import Cluster
-from flowstone.cli.exits import Exit, condition
+from flowstone.cli.exits import Exit, condition, is_over
 from flowstone.cli.following import follow, watched
 from flowstone.cli.options import Context, Form, Kubeconfig, Name, Namespace, Seconds, Wait
-from flowstone.cli.output import Output, show
+from flowstone.cli.output import Output, console, show
+from flowstone.errors import InvalidSpec
 from flowstone.kube import paths
 
 Json = dict[str, Any]
@@ -30,6 +31,7 @@ def pause(
 ) -> None:
     """Hand out nothing more until `resume`; stopped Jobs use up no attempt."""
     cluster = Cluster.connect(kubeconfig, context=context, namespace=namespace)
+    _look(cluster, name, "pause")
     show(_edit(cluster, name, {"suspend": "Kill" if kill else "Drain"}), output)
 
 
@@ -42,7 +44,7 @@ def resume(
 ) -> None:
     """Go on after `pause`, or after more partitions failed than failureBudget allows (which forgives them)."""
     cluster = Cluster.connect(kubeconfig, context=context, namespace=namespace)
-    current = cluster.get(paths.custom("backfills", cluster.namespace, name))
+    current = _look(cluster, name, "resume")
     show(_edit(cluster, name, resumption(current, datetime.now(UTC))), output)
 
 
@@ -63,6 +65,7 @@ def retry(
 ) -> None:
     """Try the partitions that failed for good again, with new attempts."""
     cluster = Cluster.connect(kubeconfig, context=context, namespace=namespace)
+    _look(cluster, name, "retry")
     changed = _edit(cluster, name, {"retryFailed": token(datetime.now(UTC))})
     if wait_for_it:
         follow(cluster, name, timeout, output)
@@ -81,12 +84,62 @@ def cancel(
 ) -> None:
     """Stop a Backfill for good: its Jobs are stopped and nothing more is handed out; what is done stays done."""
     cluster = Cluster.connect(kubeconfig, context=context, namespace=namespace)
+    _look(cluster, name, "cancel")
     changed = _edit(cluster, name, {"cancel": True})
     if not wait_for_it:
         show(changed, output)
         return
     code = watched(cluster, name, timeout, output)
     raise typer.Exit(Exit.OK if code is Exit.CANCELLED else code)
+
+
+Verb = Literal["pause", "resume", "retry", "cancel"]
+
+
+def futile(resource: Json, verb: Verb) -> str:
+    """Why a command would change nothing about a Backfill, and what would; "" when it may change something."""
+    failed = ((resource.get("status") or {}).get("counts") or {}).get("failed", 0)
+    if (resource.get("spec") or {}).get("cancel"):
+        words = "it was cancelled, which cannot be taken back: another Backfill runs what is missing"
+        return "" if verb == "cancel" else words + ", and with select: Failed what failed"
+    if not is_over(resource) or (verb == "retry" and failed):
+        return ""
+    return (
+        f"it is over ({resource['status'].get('phase')}), so there is nothing to {verb}: {_instead(resource, failed)}"
+    )
+
+
+def _instead(resource: Json, failed: int) -> str:
+    meta = resource["metadata"]
+    if failed:
+        return f"`flowstone backfill retry {meta['name']} -n {meta['namespace']}` tries what failed again ({failed})"
+    return "another Backfill runs what is missing, and with select: All everything anew"
+
+
+def remark(resource: Json, verb: Verb) -> str:
+    """What is worth knowing about a command that was taken; "" for nothing."""
+    spec, status = resource.get("spec") or {}, resource.get("status") or {}
+    if verb == "cancel" and spec.get("cancel"):
+        return "it was cancelled before"
+    if verb == "resume" and not spec.get("suspend") and condition(resource, "Suspended") != "True":
+        return "it was not suspended"
+    if verb == "retry" and not (status.get("counts") or {}).get("failed"):
+        return "no partition had failed for good so far"
+    return ""
+
+
+def _look(cluster: Cluster, name: str, verb: Verb) -> Json:
+    """The Backfill before it is edited.
+
+    Raises:
+        InvalidSpec: The edit would change nothing.
+    """
+    current = cluster.get(paths.custom("backfills", cluster.namespace, name))
+    if why := futile(current, verb):
+        raise InvalidSpec("NAME", name, why)
+    if words := remark(current, verb):
+        console(stderr=True).print(f"note: {words}", soft_wrap=True)
+    return current
 
 
 def token(now: datetime) -> str:
