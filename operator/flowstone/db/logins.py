@@ -247,7 +247,7 @@ def _require(tx: Transaction, role_name: str) -> None:
     ("tuple concurrently updated") instead of letting the second one wait.
     """
     if tx.row(_LOCK, {"name": role_name}) is None:
-        raise LedgerRefused(f"role: {role_name}: no login of a scope: make it with `ensure`")
+        raise LedgerRefused(f"role: {role_name}: not in flowstone.login_scope: the next look makes what is missing")
 
 
 def end(tx: Transaction, role_name: str, pids: list[int]) -> int:
