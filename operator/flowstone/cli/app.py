@@ -8,6 +8,7 @@ from importlib.metadata import version as installed_version
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from flowstone.cli import backfill, bootstrap, run_local, service, tenant
 from flowstone.cli.context_key import context_key
@@ -44,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else Exit.OK
     except FlowStoneError as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {error}", soft_wrap=True)
+        words = Text.assemble(("error: ", "bold red"), str(error))  # no markup: a server's words may have brackets
+        Console(stderr=True, highlight=False).print(words, soft_wrap=True)
         return of_error(error)
     return Exit.OK
 

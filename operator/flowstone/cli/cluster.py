@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -214,7 +215,16 @@ def _check(status: int, data: bytes, path: str) -> None:
     message = str(answer.get("message") or data[:300].decode("utf-8", "replace") or path)
     if status == 429 or status >= 500:
         raise KubernetesUnavailable(f"the API server answered {status}: {message}")
-    raise KubernetesRefused(status, str(answer.get("reason") or status), message)
+    raise KubernetesRefused(status, str(answer.get("reason") or status), message + _where(status, path))
+
+
+_OURS = re.compile(r"/apis/flowstone\.dev/[^/]+/namespaces/([^/]+)/")
+
+
+def _where(status: int, path: str) -> str:
+    """Where one of our objects was looked for in vain, as most often it is in another namespace."""
+    namespace = _OURS.match(path) if status == 404 else None
+    return f"; looked in namespace {namespace[1]}, -n (--namespace) names another" if namespace else ""
 
 
 def _root(error: BaseException) -> str:
