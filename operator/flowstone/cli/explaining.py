@@ -14,6 +14,7 @@ from rich.text import Text
 
 from flowstone.cli.exits import condition
 from flowstone.cli.view import heading, trouble_words
+from flowstone.cli.wanted import Ahead
 from flowstone.executor.blockage import blockage
 from flowstone.executor.pods import run_state
 from flowstone.executor.port import Ended, Running
@@ -68,7 +69,12 @@ class Finding:
 
 
 def findings(
-    resource: Json, jobs: Sequence[Json], pods: Sequence[Json], events: Sequence[Json], now: datetime
+    resource: Json,
+    jobs: Sequence[Json],
+    pods: Sequence[Json],
+    events: Sequence[Json],
+    now: datetime,
+    first: Sequence[Ahead] = (),
 ) -> list[Finding]:
     """What holds a Backfill up, the most important first.
 
@@ -76,11 +82,12 @@ def findings(
         jobs: Its Jobs.
         pods: Their pods.
         events: The namespace's core Events.
+        first: Other Backfills that have partitions of it first.
     """
     trouble, stuck = _trouble(resource), _stuck(jobs, pods, events, now)
     found = [*_unseen(resource), *_stops(resource, trouble, stuck), *_errors(resource, trouble)]
     found += _jobs(jobs, pods, now)
-    found += _rest(resource, trouble)
+    found += _rest(resource, trouble, first)
     return [_addressed(one, resource) for one in found] or [Finding("nothing holds it up")]
 
 
@@ -174,7 +181,7 @@ def _word(state: object) -> str:
     return "ended" if isinstance(state, Ended) else "gone"
 
 
-def _rest(resource: Json, trouble: tuple[str, str] | None) -> list[Finding]:
+def _rest(resource: Json, trouble: tuple[str, str] | None, first: Sequence[Ahead]) -> list[Finding]:
     counts = (resource.get("status") or {}).get("counts") or {}
     if condition(resource, "Finished") == "True":
         return [Finding("it is finished: an unchanged spec does nothing more")]
@@ -183,7 +190,13 @@ def _rest(resource: Json, trouble: tuple[str, str] | None) -> list[Finding]:
         return []
     told = next((str(one.get("message", "")) for one in _conditions(resource) if one.get("type") == "Ready"), "")
     words = f"{counts['queued']} partitions wait and no batch is open" + (f": {told}" if told else "")
-    return [Finding(words, WAITING)]
+    return [Finding(words, "" if first else WAITING), *(_behind(one, resource) for one in first)]
+
+
+def _behind(other: Ahead, resource: Json) -> Finding:
+    words = f"Backfill {other.name} ({other.phase}) is older and asks for {other.shared} of the same partitions"
+    command = f"flowstone backfill explain {other.name} -n {resource['metadata']['namespace']}"
+    return Finding(words, f"it works on those first; if it stands still, `{command}` says why, or cancel it")
 
 
 def _of(job: Json, pods: Sequence[Json]) -> list[Json]:

@@ -15,7 +15,8 @@ from flowstone.cli.cluster import Cluster
 from flowstone.cli.manifests import Request, assets_of, request
 from flowstone.cli.options import Context, File, Kubeconfig, Name, Namespace
 from flowstone.cli.output import Output, console
-from flowstone.errors import InvalidSpec
+from flowstone.cli.wanted import Ahead, ahead
+from flowstone.errors import InvalidSpec, KubernetesRefused
 from flowstone.executor.jobs import ANNOTATION_KEYS, LABEL_UID
 from flowstone.kube import paths
 
@@ -75,8 +76,25 @@ def explain(
     pods = cluster.list(paths.core("pods", cluster.namespace), labels=mine)
     events = cluster.list(paths.core("events", cluster.namespace))
     now = datetime.now(UTC)
-    found = explaining.findings(resource, jobs, pods, events, now)
+    found = explaining.findings(resource, jobs, pods, events, now, _first(cluster, resource))
     console().print(explaining.picture(resource, found, now))
+
+
+def _first(cluster: Cluster, resource: Json) -> list[Ahead]:
+    """Other Backfills that have partitions of this one first, as far as one may see."""
+    known = _asset(cluster, resource)
+    if known is None:
+        return []
+    return ahead(resource, cluster.list(paths.custom("backfills", cluster.namespace)), *known)
+
+
+def _asset(cluster: Cluster, resource: Json) -> tuple[Json, list[Json]] | None:
+    """The Asset of a Backfill, and the Tenants that are its values; None where it is gone, or one may not see them."""
+    try:
+        asset = cluster.get(paths.custom("assets", cluster.namespace, resource["spec"]["asset"]))
+        return asset, cluster.list(paths.custom("tenants")) if planning.needs_tenants(asset) else []
+    except KubernetesRefused:
+        return None
 
 
 def logs(

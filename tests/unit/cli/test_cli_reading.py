@@ -13,6 +13,7 @@ from flowstone.cli.app import main
 from flowstone.cli.explaining import REMEDIES, findings
 from flowstone.cli.manifests import read
 from flowstone.cli.planning import outlook
+from flowstone.cli.wanted import Ahead
 from flowstone.errors import InvalidSpec
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -150,6 +151,15 @@ def test_explain_one_that_waits_for_its_back_off() -> None:
     (found,) = findings(resource({"queued": 3}, Ready=("True", "Running")), [], [], [], NOW)
     assert found.words == "3 partitions wait and no batch is open: about Running"
     assert "back-off" in found.remedy
+
+
+def test_explain_one_that_comes_second() -> None:
+    """The Backfill that has the same partitions first is named, and nothing is guessed."""
+    one = resource({"queued": 3}, Ready=("True", "Running"))
+    waits, found = findings(one, [], [], [], NOW, [Ahead("two-a", "Suspended", 3)])
+    assert waits.remedy == ""
+    assert found.words == "Backfill two-a (Suspended) is older and asks for 3 of the same partitions"
+    assert "`flowstone backfill explain two-a -n n`" in found.remedy
 
 
 @pytest.mark.parametrize("reason", ["FailureBudgetPassed", "SuspendedBySpec"])
