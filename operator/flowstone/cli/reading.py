@@ -9,15 +9,16 @@ from typing import Annotated, Any
 
 import typer
 import yaml
+from rich.text import Text
 
-from flowstone.cli import explaining, planning
+from flowstone.cli import explaining, planning, podlog
 from flowstone.cli.cluster import Cluster
 from flowstone.cli.manifests import Request, assets_of, request
 from flowstone.cli.options import Context, File, Kubeconfig, Name, Namespace
 from flowstone.cli.output import Output, console
-from flowstone.cli.wanted import Ahead, ahead
+from flowstone.cli.wanted import Ahead, ahead, stranger
 from flowstone.errors import InvalidSpec, KubernetesRefused
-from flowstone.executor.jobs import ANNOTATION_KEYS, LABEL_UID
+from flowstone.executor.jobs import LABEL_UID
 from flowstone.kube import paths
 
 Json = dict[str, Any]
@@ -108,22 +109,36 @@ def logs(
     """Print the log of the Job that works, or last failed, on a partition."""
     cluster = Cluster.connect(kubeconfig, context=context, namespace=namespace)
     resource = cluster.get(paths.custom("backfills", cluster.namespace, name))
-    job = _job_of(cluster, resource, partition)
-    pods = cluster.list(paths.core("pods", cluster.namespace), labels=f"batch.kubernetes.io/job-name={job}")
-    if not pods:
-        raise InvalidSpec("PARTITION", partition, f"the pod of Job {job} is gone, and its log with it")
-    path = paths.core("pods", cluster.namespace, pods[-1]["metadata"]["name"])
-    typer.echo(cluster.text(f"{path}/log", tailLines=str(tail)), nl=False)
-
-
-def _job_of(cluster: Cluster, resource: Json, partition: str) -> str:
-    for failure in (resource.get("status") or {}).get("failures") or []:
-        if failure["partition"] == partition and failure.get("job"):
-            return str(failure["job"])
     mine = f"{LABEL_UID}={resource['metadata']['uid']}"
-    for job in cluster.list(paths.jobs(cluster.namespace), labels=mine):
-        keys = job["spec"]["template"]["metadata"].get("annotations", {}).get(ANNOTATION_KEYS, "")
-        if partition in keys.split("\n"):
-            return str(job["metadata"]["name"])
-    remedy = "no Job works on it now, and it has not failed; Jobs of finished batches are deleted with their logs"
-    raise InvalidSpec("PARTITION", partition, remedy)
+    job = podlog.job_of(resource, partition, cluster.list(paths.jobs(cluster.namespace), labels=mine))
+    if job is None:
+        raise InvalidSpec("PARTITION", partition, _jobless(cluster, resource, partition))
+    pod = _pod_of(cluster, job, partition, f"`flowstone backfill explain {name} -n {cluster.namespace}`")
+    path = paths.core("pods", cluster.namespace, pod["metadata"]["name"])
+    text = cluster.text(f"{path}/log", container=podlog.container_of(pod), tailLines=str(tail))
+    typer.echo(text, nl=False)
+    if not text:
+        console(stderr=True).print(Text(f"note: {podlog.silence(pod)}"), soft_wrap=True)
+
+
+def _pod_of(cluster: Cluster, job: Json, partition: str, explanation: str) -> Json:
+    """The pod of a Job.
+
+    Raises:
+        InvalidSpec: It has no log, or there is no such pod (any more); says why.
+    """
+    name = job["metadata"]["name"]
+    pods = cluster.list(paths.core("pods", cluster.namespace), labels=f"batch.kubernetes.io/job-name={name}")
+    now = datetime.now(UTC)
+    if podlog.unstarted(job, pods, [], now):
+        why = podlog.unstarted(job, pods, cluster.list(paths.core("events", cluster.namespace)), now)
+        raise InvalidSpec("PARTITION", partition, f"Job {name} has no log: {why}; {explanation} says what to do")
+    if not pods:
+        raise InvalidSpec("PARTITION", partition, f"the pod of Job {name} is gone, and its log with it")
+    return pods[-1]
+
+
+def _jobless(cluster: Cluster, resource: Json, partition: str) -> str:
+    """Why no Job has a partition."""
+    known = _asset(cluster, resource)
+    return (stranger(resource, partition, *known) if known else "") or podlog.jobless(resource, partition)
