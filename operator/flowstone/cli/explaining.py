@@ -160,7 +160,9 @@ def _errors(resource: Json, trouble: tuple[str, str] | None) -> list[Finding]:
     words = f"partition {partition} is one of those that failed"
     if "most frequent error" not in trouble[1]:
         words += f"; most frequent error ({number} of the {len(failures)} in the status): {error}"
-    return [Finding(words, f"`flowstone backfill logs NAME {shlex.quote(partition)}` prints its log")]
+    meta = resource["metadata"]
+    command = f"flowstone backfill logs {meta['name']} {shlex.quote(partition)} -n {meta['namespace']}"
+    return [Finding(words, f"`{command}` prints its log")]
 
 
 def _last_line(failure: Json) -> str:
@@ -190,7 +192,13 @@ def _rest(resource: Json, trouble: tuple[str, str] | None, first: Sequence[Ahead
         return []
     told = next((str(one.get("message", "")) for one in _conditions(resource) if one.get("type") == "Ready"), "")
     words = f"{counts['queued']} partitions wait and no batch is open" + (f": {told}" if told else "")
-    return [Finding(words, "" if first else WAITING), *(_behind(one, resource) for one in first)]
+    return [Finding(words, _why_they_wait(told, first)), *(_behind(one, resource) for one in first)]
+
+
+def _why_they_wait(told: str, first: Sequence[Ahead]) -> str:
+    if "the next retry is at" in told:
+        return "they wait for their back-off; a shorter spec.retry.backoffSeconds counts at once"
+    return "" if first else WAITING
 
 
 def _behind(other: Ahead, resource: Json) -> Finding:

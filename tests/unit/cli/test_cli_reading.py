@@ -150,7 +150,17 @@ def test_explain_one_that_waits_for_its_back_off() -> None:
     """Queued partitions without an open batch are explained, although no condition is bad."""
     (found,) = findings(resource({"queued": 3}, Ready=("True", "Running")), [], [], [], NOW)
     assert found.words == "3 partitions wait and no batch is open: about Running"
-    assert "back-off" in found.remedy
+    assert "their back-off, for another Backfill" in found.remedy
+
+
+def test_explain_one_whose_next_retry_is_known() -> None:
+    """Nothing is guessed where the operator says when it goes on, and after which error."""
+    one = resource({"queued": 3}, Ready=("True", "Running"))
+    told = "0 of 3 partitions finished; the next retry is at 12:01:00 UTC, after this error: no warehouse"
+    one["status"]["conditions"][0]["message"] = told
+    (found,) = findings(one, [], [], [], NOW)
+    assert found.words == f"3 partitions wait and no batch is open: {told}"
+    assert found.remedy == "they wait for their back-off; a shorter spec.retry.backoffSeconds counts at once"
 
 
 def test_explain_one_that_comes_second() -> None:
@@ -199,7 +209,7 @@ def test_explain_a_failed_one_names_the_most_frequent_error() -> None:
     told, errors, _ = findings(failed(), [], [], [], NOW)
     assert told.remedy.startswith("mend the cause, then `flowstone backfill retry b -n n`")
     assert errors.words.endswith("most frequent error (2 of the 3 in the status): no warehouse")
-    assert errors.remedy == "`flowstone backfill logs b -n n 'b|2'` prints its log"
+    assert errors.remedy == "`flowstone backfill logs b 'b|2' -n n` prints its log"
 
 
 def test_explain_does_not_repeat_the_error_of_the_condition() -> None:
