@@ -29,7 +29,7 @@ REMEDIES = {
     "PodSecurity": "correct the securityContext in the Asset's template",
     "ServiceAccount": "create the service account, and allow it in the chart's value serviceAccounts",
     "Volume": "look at the volume or claim that the message names",
-    "Config": "create the ConfigMap or Secret that the template names",
+    "Config": "create the ConfigMap or Secret that the template names, or set runAsUser for an image that runs as root",
     "CreateFailed": "the message is the API server's or the node's own; correct the Asset's template",
     "Unschedulable": "no node has room: wait, add nodes, or lower the template's requests",
     "Waiting": "no node has room: wait, add nodes, or lower the template's requests",
