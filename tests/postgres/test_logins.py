@@ -142,7 +142,7 @@ def test_no_verifier_is_logged(logins: Logins, place: Place) -> None:
 def test_other_roles_are_not_touched(logins: Logins, name: str) -> None:
     """Passwords, sessions and roles of anything but a scope's login are out of reach."""
     for step in (lambda: logins.set_password(name, "x"), lambda: logins.end_sessions(name), lambda: logins.drop(name)):
-        with pytest.raises(LedgerRefused, match="not in flowstone.login_scope"):
+        with pytest.raises(LedgerRefused, match=r"not in flowstone\.login_scope"):
             step()
 
 
