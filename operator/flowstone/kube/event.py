@@ -1,4 +1,4 @@
-"""Events: what people see in `kubectl describe` and `kubectl events`. Pure."""
+"""Events: what people see in `kubectl describe` and `kubectl events`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from flowstone.kube.paths import API_VERSION
+from flowstone.errors import KubernetesRefused
+from flowstone.kube.paths import API_VERSION, events
+from flowstone.telemetry import Logger
 
 Severity = Literal["Normal", "Warning"]
 
@@ -28,6 +30,22 @@ class Told:
     severity: Severity
     reason: str
     note: str
+
+
+class Creator(Protocol):
+    """Whoever can create; `flowstone.kube.client.Kube` is one."""
+
+    async def create(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Create an object."""
+        ...
+
+
+async def post(kube: Creator, log: Logger, body: Mapping[str, Any]) -> None:
+    """Create an Event; one that the server refuses is only logged, as it is a courtesy: the status says the same."""
+    try:
+        await kube.create(events(body["metadata"]["namespace"]), body)
+    except KubernetesRefused as refused:
+        log.warning("event_refused", status=refused.status, message=refused.message)
 
 
 def event(kind: str, metadata: Mapping[str, Any], told: Told, *, instance: str, now: datetime) -> dict[str, Any]:

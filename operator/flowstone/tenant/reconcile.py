@@ -34,8 +34,8 @@ from flowstone.errors import (
     LedgerUnavailable,
     TenantRefused,
 )
-from flowstone.kube.event import CLUSTER_WIDE, Told, event
-from flowstone.kube.paths import API_VERSION, core, custom, events
+from flowstone.kube.event import Told, event, post
+from flowstone.kube.paths import API_VERSION, core, custom
 from flowstone.kube.status import apply_status
 from flowstone.telemetry import Logger
 from flowstone.tenant import status
@@ -397,10 +397,7 @@ class _Reconcile:
             return
         told = Told("Warning", "CredentialDrift", drift)
         body = event("Tenant", self._resource["metadata"], told, instance=self._env.owner, now=self._env.now())
-        try:
-            await self._env.kube.create(events(CLUSTER_WIDE), body)
-        except KubernetesRefused as refused:  # an Event is a courtesy; the status says the same
-            self._log.warning("event_refused", status=refused.status, message=refused.message)
+        await post(self._env.kube, self._log, body)
 
 
 async def _thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

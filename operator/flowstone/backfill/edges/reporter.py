@@ -8,10 +8,8 @@ from typing import Any
 
 from flowstone.backfill.standing import Stand, Standing
 from flowstone.backfill.status import Report, compose, differs
-from flowstone.errors import KubernetesRefused
 from flowstone.kube.client import Kube
-from flowstone.kube.event import Severity, Told, event
-from flowstone.kube.paths import events
+from flowstone.kube.event import Severity, Told, event, post
 from flowstone.kube.status import apply_status
 from flowstone.telemetry import Logger
 
@@ -92,7 +90,4 @@ class Reporter:
     async def _post(self, metadata: Mapping[str, Any], standing: Standing, severity: Severity) -> None:
         told = Told(severity, standing.reason, standing.message)
         body = event("Backfill", metadata, told, instance=self._instance, now=self._now())
-        try:
-            await self._kube.create(events(metadata["namespace"]), body)
-        except KubernetesRefused as refused:  # an Event is a courtesy; the status says the same
-            self._log.warning("event_refused", status=refused.status, message=refused.message)
+        await post(self._kube, self._log, body)
