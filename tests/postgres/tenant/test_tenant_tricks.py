@@ -51,15 +51,20 @@ async def schema_world(home: Place) -> AsyncIterator[World]:
         yield world
 
 
-async def test_a_session_that_hides_is_ended_all_the_same(world: World) -> None:
-    """A tenant names its session like the operator's login check; deletion ends it like any other."""
-    session = world.login()
-    session.execute("SET application_name = 'flowstone-login-check'")
+async def _deletion_ends(session: psycopg.Connection[Any], world: World) -> None:
+    """Delete the Tenant: it goes, and so does the session."""
     world.kube.remove(ACME)
     await world.settle()
     assert ACME not in world.kube.objects
     with pytest.raises(psycopg.OperationalError):
         session.execute("SELECT 1")
+
+
+async def test_a_session_that_hides_is_ended_all_the_same(world: World) -> None:
+    """A tenant names its session like the operator's login check; deletion ends it like any other."""
+    session = world.login()
+    session.execute("SET application_name = 'flowstone-login-check'")
+    await _deletion_ends(session, world)
 
 
 @pytest.mark.parametrize("isolation", ["Shared", "Database"])
@@ -68,11 +73,7 @@ async def test_a_session_that_changes_its_own_role_does_not_keep_it(home: Place,
     async with inhabited(home, isolation=isolation) as world:
         session = world.login()
         session.execute("SET application_name = 'flowstone-login-check'; BEGIN; ALTER ROLE CURRENT_USER PASSWORD 'x'")
-        world.kube.remove(ACME)
-        await world.settle()
-        assert ACME not in world.kube.objects
-        with pytest.raises(psycopg.OperationalError):
-            session.execute("SELECT 1")
+        await _deletion_ends(session, world)
 
 
 @pytest.mark.parametrize("isolation", ["Shared", "Schema", "Database"])
@@ -86,11 +87,7 @@ async def test_where_bootstrap_took_the_functions_away_sessions_are_ended_too(ho
         await _until_late(world)
         await world.settle()
         assert world.admin("SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)'") == [(0,)]
-        world.kube.remove(ACME)
-        await world.settle()
-        assert ACME not in world.kube.objects
-        with pytest.raises(psycopg.OperationalError):
-            idle.execute("SELECT 1")
+        await _deletion_ends(idle, world)
         late.close()
         groups = (
             "SELECT count(*) FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.member "
