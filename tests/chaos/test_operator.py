@@ -106,15 +106,17 @@ def test_a_schema_that_is_too_new_stops_work_visibly(
 
 
 def test_an_idle_operator_writes_nothing(operator: Kubectl) -> None:
-    """With nothing to do for longer than a resync, the audit log has no write of the operator."""
+    """Once what it did earlier has settled, longer than a resync goes by without a write in the audit log."""
     audit = ROOT / ".cluster" / "logs" / "audit.log"
     if not audit.exists():
         pytest.skip("this cluster's audit log is not on this machine")
     operator.out("rollout", "status", "deployment/flowstone", "--timeout=120s")
     with audit.open() as log:
         log.seek(0, 2)
-        wait_for(lambda: _writes(log, seconds=8), lambda found: not found, seconds=120, what="earlier work has ended")
-        assert _writes(log, seconds=65) == []  # a resync is 60 s
+        # A resync is 60 s. What the tests before have disturbed is told of for up to 60 s more.
+        wait_for(
+            lambda: _writes(log, seconds=65), lambda found: not found, seconds=200, what="a resync without a write"
+        )
 
 
 def _writes(log: TextIO, *, seconds: float) -> list[str]:
