@@ -44,6 +44,15 @@ GONE, DISRUPTED, RETURNED, UNSTARTED = IN_VAIN = ("gone", "disrupted", "returned
 """How batches end that charged nobody: without a trace, from outside, by a worker that never reached the ledger, with a
 command that could not be started."""
 
+_SAYS_NOTHING = ("", "Error")
+"""Reasons of an end that tell people nothing."""
+
+_REMEDIES = {
+    "DeadlineExceeded": "its pod ran longer than the template's activeDeadlineSeconds: raise that, or make batches"
+    " smaller with spec.batchSize or spec.targetBatchSeconds",
+}
+"""What people can do about an end, by its reason."""
+
 ATTEMPTS_USED_UP = "AttemptsUsedUp"
 QUARANTINED = "Quarantined"
 
@@ -226,7 +235,8 @@ def _crashed(batch: OpenBatch, rows: Sequence[Row], run: Ended, rules: Rules) ->
 def describe(run: Ended) -> str:
     """How a run ended, in a sentence for people."""
     code = "no exit code" if run.exit_code is None else f"exit code {run.exit_code}"
-    reason = f" ({run.reason})" if run.reason and run.reason != "Error" else ""
+    words = [run.reason, _REMEDIES.get(run.reason, "")]  # before the message, whose end may be cut
+    reason = f" ({': '.join(filter(None, words))})" if run.reason not in _SAYS_NOTHING else ""
     message = f": {run.message.strip()}" if run.message.strip() else ""
     return f"{code}{reason}{message}"
 

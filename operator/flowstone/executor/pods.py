@@ -28,6 +28,9 @@ _OVERDUE = timedelta(seconds=5)
 _UNSTARTED_REASONS = ("StartError", "ContainerCannotRun")
 """Reasons of a container's end that say its command never ran."""
 
+_BARE = "Error"
+"""Reason of a container's end that says no more than its exit code; the pod's own reason then says more."""
+
 _PLATFORM_REASONS = ("ContainerStatusUnknown", "Unknown")
 """Reasons of a container's end that say its runtime lost sight of it, as after the node's restart."""
 
@@ -91,7 +94,9 @@ def _failed_pod(job: Object, pod: Object) -> Ended:
         succeeded=False,
         exit_code=ended.get("exitCode"),
         disrupted=_disrupted(pod),
-        reason=_first(ended.get("reason"), status.get("reason"), target.get("reason"), _job_reason(job)),
+        reason=_first(
+            _telling(ended), status.get("reason"), ended.get("reason"), target.get("reason"), _job_reason(job)
+        ),
         message=_first(
             f"container {container}: {log}" if log and read_positions(log) is None else "",
             status.get("message"),
@@ -108,6 +113,11 @@ def _culprit(pod: Object) -> tuple[str, Object]:
     ended = [*_terminated(pod, "initContainerStatuses"), *_terminated(pod, "containerStatuses")]
     failed = [one for one in ended if one[1].get("exitCode")]
     return min(failed, key=lambda one: str(one[1].get("finishedAt") or "")) if failed else ("", {})
+
+
+def _telling(ended: Object) -> str:
+    reason = str(ended.get("reason") or "")
+    return "" if reason == _BARE else reason
 
 
 def _disrupted(pod: Object) -> bool:

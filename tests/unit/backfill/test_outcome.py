@@ -59,6 +59,17 @@ def test_exit_code_of_a_plain_image_charges_the_whole_batch() -> None:
     assert found.changes[1].error == "exit code 3"
 
 
+def test_a_deadline_says_what_to_do() -> None:
+    """The remedy stands before the log, whose end may be cut."""
+    late = Ended(succeeded=False, exit_code=143, reason="DeadlineExceeded", message="container main: row 7")
+    found = settle(batch(1, reporting=False), [row("a")], late, rules())
+    assert told(found) == [("a", "queued", None, 1, True)]
+    assert found.changes[0].error == (
+        "exit code 143 (DeadlineExceeded: its pod ran longer than the template's activeDeadlineSeconds: raise that, or "
+        "make batches smaller with spec.batchSize or spec.targetBatchSeconds): container main: row 7"
+    )
+
+
 def test_a_batch_without_attempts_left_is_split() -> None:
     """Each half travels by itself from then on; one that is alone has nobody else to blame."""
     run = Ended(succeeded=False, exit_code=137, message="killed")

@@ -129,6 +129,33 @@ def test_a_command_that_never_ran_is_told_apart() -> None:
     )
 
 
+DEADLINE = {"reason": "DeadlineExceeded", "message": "Pod was active on the node longer than the specified deadline"}
+
+
+@pytest.mark.parametrize(
+    ("failed", "code", "reason"),
+    [
+        (pod("Failed", ended(143), **DEADLINE), 143, "DeadlineExceeded"),
+        # It listened to SIGTERM and ended well, and yet had not done what it was to do.
+        (pod("Failed", ended(0, "Completed"), **DEADLINE), None, "DeadlineExceeded"),
+        # The deadline met what another container had left.
+        (pod("Failed", ended(137, "OOMKilled"), **DEADLINE), 137, "OOMKilled"),
+    ],
+)
+def test_a_deadline_is_named_and_no_disruption(failed: Any, code: int | None, reason: str) -> None:
+    """The containers' ends say only that they were stopped; the pod says why, and its template asked for that."""
+    state = run_state(job("Failed"), [failed], NOW)
+    assert state == Ended(succeeded=False, exit_code=code, reason=reason, message=DEADLINE["message"])
+
+
+def test_a_deadline_of_the_job_is_named() -> None:
+    """Whoever set it (a template cannot): the Job controller takes the pod away, and the Job says why."""
+    late = {"type": "Failed", "status": "True", "reason": "DeadlineExceeded", "message": "Job was active longer"}
+    state = run_state({"metadata": {"uid": "j"}, "status": {"conditions": [late]}}, [], NOW)
+    assert isinstance(state, Ended)
+    assert (state.disrupted, state.message) == (True, "The pod is gone; its Job says: Job was active longer")
+
+
 @pytest.mark.parametrize(
     ("failed", "reason"),
     [
