@@ -315,19 +315,26 @@ def test_short_names_and_category(kubectl: Kubectl, created: Callable[[Json], Js
 
 
 def test_columns_show_how_far_it_is(kubectl: Kubectl, created: Callable[[Json], Json]) -> None:
-    """`kubectl get backfills` shows phase, total, succeeded, failed, progress and age."""
+    """`kubectl get backfills` shows phase and its reason, total, succeeded, failed, progress and age."""
     created(named("columns", backfill()))
     assert kubectl.out("get", "backfills").splitlines()[0].split() == [
         "NAME",
         "PHASE",
+        "REASON",
         "TOTAL",
         "SUCCEEDED",
         "FAILED",
         "PROGRESS",
         "AGE",
     ]
-    status = {"phase": "PartlyFailed", "counts": {"total": 365, "succeeded": 362, "failed": 3}, "progress": 100}
-    assert status_row(kubectl, "columns", status)[:6] == ["columns", "PartlyFailed", 365, 362, 3, 100]
+    ready = {"type": "Ready", "status": "False", "reason": "QuotaExceeded", "message": "", "observedGeneration": 1}
+    status = {
+        "phase": "Blocked",
+        "conditions": [ready | {"lastTransitionTime": "2026-01-01T00:00:00Z"}],
+        "counts": {"total": 365, "succeeded": 362, "failed": 3},
+        "progress": 100,
+    }
+    assert status_row(kubectl, "columns", status)[:7] == ["columns", "Blocked", "QuotaExceeded", 365, 362, 3, 100]
 
 
 def status_row(kubectl: Kubectl, name: str, status: Json) -> list[Any]:

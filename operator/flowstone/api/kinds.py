@@ -54,6 +54,7 @@ class Kind:
 
 _AGE = Column("Age", "date", ".metadata.creationTimestamp")
 _READY = Column("Ready", "string", '.status.conditions[?(@.type=="Ready")].status')
+_REASON = Column("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason')
 
 
 def _count(name: str, wide: bool = False) -> Column:
@@ -78,6 +79,7 @@ BACKFILL = Kind(
     status=BackfillStatus,
     columns=(
         Column("Phase", "string", ".status.phase"),
+        _REASON,
         _count("Total"),
         _count("Succeeded"),
         _count("Failed"),
@@ -102,7 +104,7 @@ ASSET = Kind(
     columns=(
         Column("Id", "string", ".spec.id"),
         _READY,
-        Column("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason', wide=True),
+        _REASON,
         _AGE,
     ),
     rules=(_short_name_rule(63, "has(self.spec.id) || ", "use at most 63, or set spec.id"),),
@@ -120,6 +122,7 @@ TENANT = Kind(
         Column("Tier", "string", ".spec.tier"),
         Column("Isolation", "string", ".spec.isolation"),
         _READY,
+        _REASON,
         _AGE,
     ),
     rules=(

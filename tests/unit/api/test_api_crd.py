@@ -155,12 +155,21 @@ def test_only_delivered_fields_are_declared() -> None:
 
 
 def test_columns_of_backfills() -> None:
-    """`kubectl get backfills` shows phase, counts, progress and age."""
+    """`kubectl get backfills` shows phase and reason, counts, progress and age."""
     version = crd(BACKFILL)["spec"]["versions"][0]
     narrow = [column["name"] for column in version["additionalPrinterColumns"] if "priority" not in column]
-    assert narrow == ["Phase", "Total", "Succeeded", "Failed", "Progress", "Age"]
+    assert narrow == ["Phase", "Reason", "Total", "Succeeded", "Failed", "Progress", "Age"]
     assert version["subresources"] == {"status": {}}
     assert (version["name"], version["served"], version["storage"]) == ("v1alpha1", True, True)
+
+
+@KINDS
+def test_the_reason_is_seen_without_asking(kind: Kind) -> None:
+    """`kubectl get`, without `-o wide`, says why something is not ready: the reason of condition Ready."""
+    columns = crd(kind)["spec"]["versions"][0]["additionalPrinterColumns"]
+    assert [column for column in columns if column["name"] == "Reason"] == [
+        {"name": "Reason", "type": "string", "jsonPath": '.status.conditions[?(@.type=="Ready")].reason'}
+    ]
 
 
 @KINDS
