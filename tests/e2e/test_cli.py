@@ -104,16 +104,18 @@ def test_retry_runs_what_failed_once_more(namespace: Kubectl, image: str) -> Non
 
 
 def test_watch_ends_when_the_resource_is_deleted(namespace: Kubectl, image: str) -> None:
-    """Nobody waits for ever on something that is gone."""
+    """Nobody waits for ever on something that is gone: it is said, with what to do, and is exit code 4."""
     namespace.apply(backfill("b", "nothing-there"))
     wait_for(lambda: conditions(namespace.status("b")), lambda found: "Ready" in found, seconds=30, what="a status")
     command = [str(Path(sys.executable).with_name("flowstone")), "backfill", "watch", "b"]
     command += ["--kubeconfig", namespace.config, "-n", namespace.namespace]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
+        assert process.stderr is not None
         assert "AssetNotFound" in process.stdout.readline()
         namespace.out("delete", "backfill", "b")
-        assert process.wait(60) == 5
+        assert process.wait(60) == 4
+        assert f"Backfill {namespace.namespace}/b was deleted meanwhile" in process.stderr.read()
 
 
 def test_status_in_every_form(namespace: Kubectl) -> None:

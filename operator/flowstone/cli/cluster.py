@@ -87,21 +87,29 @@ class Cluster:
         return data.decode("utf-8", "replace")
 
     def follow(self, collection: str, name: str, *, until: datetime | None = None) -> Iterator[Json]:
-        """Yield an object as it is now and after each change; ends when it is deleted.
+        """Yield an object as it is now and after each change; ends when it is deleted, though another has its name.
 
         Args:
             until: When the watch is begun anew, so that whoever gives up then is asked in time.
         """
-        while True:
-            current, version = self._now(collection, name)
+        current, version = self._now(collection, name)
+        if current is None:
+            current = self.get(f"{collection}/{name}")  # says in the server's words that it is not there
+        uid = current["metadata"]["uid"]
+        while current is not None and current["metadata"]["uid"] == uid:
             yield current
             for event in self._watch(collection, name, version, _seconds(until)):
                 if event["type"] == "DELETED":
                     return
                 yield event["object"]
             self._sleep(PAUSE_SECONDS)
+            current, version = self._now(collection, name)
 
-    def _now(self, collection: str, name: str) -> tuple[Json, str]:
+    def find(self, collection: str, name: str) -> Json | None:
+        """The object that has a name now; None when there is none."""
+        return self._now(collection, name)[0]
+
+    def _now(self, collection: str, name: str) -> tuple[Json | None, str]:
         """The object, and the version of the whole collection.
 
         Notes:
@@ -109,10 +117,8 @@ class Cluster:
             such as after a change of the CRD; so the version is that of a list.
         """
         found = self._send("GET", collection, query={"fieldSelector": f"metadata.name={name}"})
-        if not found.get("items"):
-            return self.get(f"{collection}/{name}"), ""  # says in the server's words that it is not there
-        one: Json = found["items"][0]
-        return one, str(found["metadata"]["resourceVersion"])
+        items: list[Json] = found.get("items") or []
+        return (items[0] if items else None), str(found["metadata"]["resourceVersion"])
 
     def _watch(self, collection: str, name: str, version: str, seconds: int) -> Iterator[Json]:
         query = {

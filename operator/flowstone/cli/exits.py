@@ -32,7 +32,7 @@ class Exit(IntEnum):
     """The cluster or the ledger does not answer; try again later."""
 
     REFUSED = 4
-    """The cluster said no: not there, no right, or not valid."""
+    """The cluster said no: not there, deleted while it was waited for, no right, or not valid."""
 
     CANCELLED = 5
     """The Backfill that was waited for was cancelled."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
 import typer
+from rich.text import Text
 
 from flowstone.cli.cluster import Cluster
 from flowstone.cli.exits import Exit
@@ -23,7 +24,7 @@ def follow(cluster: Cluster, name: str, timeout: float | None, output: Output) -
 
 
 def watched(cluster: Cluster, name: str, timeout: float | None, output: Output) -> Exit:
-    """Wait with a picture for people, and print how it ended in the form asked for.
+    """Wait with a picture for people, and print how it ended in the form asked for, or that it is gone.
 
     Args:
         timeout: Seconds until waiting is given up, or None.
@@ -40,4 +41,24 @@ def watched(cluster: Cluster, name: str, timeout: float | None, output: Output) 
     with picture(console(stderr=output is not Output.TABLE)) as draw:
         code = wait(states(), draw, until=until, clock=lambda: datetime.now(UTC))
     show(last[0], output)
-    return code
+    if code is not None:
+        return code
+    words = gone(last[0], cluster.find(collection, name))
+    console(stderr=True).print(Text.assemble(("error: ", "bold red"), words), soft_wrap=True)
+    return Exit.REFUSED
+
+
+def gone(last: Mapping[str, Any], now: Mapping[str, Any] | None) -> str:
+    """What to say of a Backfill that was deleted while it was waited for.
+
+    Args:
+        last: It as it was seen last.
+        now: Another one that has its name now, or None.
+    """
+    meta = last["metadata"]
+    words = f"Backfill {meta['namespace']}/{meta['name']} was deleted meanwhile"
+    if now is None:
+        again = "`flowstone backfill run -f FILE` asks for it again, and with select: Missing only what is missing runs"
+        return f"{words}, which stops its Jobs; what is done stays known: {again}"
+    watch = f"`flowstone backfill watch {meta['name']} -n {meta['namespace']}` watches that"
+    return f"{words}, and another one has its name since {now['metadata']['creationTimestamp']}: {watch}"

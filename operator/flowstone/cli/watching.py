@@ -19,8 +19,8 @@ Json = Mapping[str, Any]
 Show = Callable[[Json], None]
 
 
-def wait(states: Iterable[Json], show: Show, *, until: datetime | None, clock: Callable[[], datetime]) -> Exit:
-    """Show each state until the Backfill is over; the exit code that says how it ended.
+def wait(states: Iterable[Json], show: Show, *, until: datetime | None, clock: Callable[[], datetime]) -> Exit | None:
+    """Show each state until the Backfill is over; the exit code that says how it ended, None when it is gone.
 
     Args:
         states: The Backfill as it is and after each change; the iterable ends when it is deleted.
@@ -33,7 +33,7 @@ def wait(states: Iterable[Json], show: Show, *, until: datetime | None, clock: C
             return code
         if until is not None and clock() >= until:
             return Exit.TIMEOUT
-    return Exit.CANCELLED  # it was deleted
+    return None
 
 
 @contextmanager

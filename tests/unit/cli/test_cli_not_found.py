@@ -2,47 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 
 from flowstone.cli.app import main
-
-
-class _Nowhere(BaseHTTPRequestHandler):
-    """An API server that has nothing, and says so in its own form."""
-
-    def do_GET(self) -> None:
-        body = json.dumps({"kind": "Status", "reason": "NotFound", "message": 'backfills "b" not found [/x]'}).encode()
-        self.send_response(404)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        """Say nothing."""
+from tests.unit.cli.api_server import refusal, serving
 
 
 @pytest.fixture
 def kubeconfig(tmp_path: Path) -> Iterator[str]:
-    """A kubeconfig of such a server; its context names the namespace `team`."""
-    with HTTPServer(("127.0.0.1", 0), _Nowhere) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        file = tmp_path / "kubeconfig"
-        cluster = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}
-        context = {"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "team"}}
-        users = [{"name": "u", "user": {}}]
-        whole = {"kind": "Config", "current-context": "c", "users": users, "clusters": [cluster], "contexts": [context]}
-        file.write_text(json.dumps(whole))
-        yield str(file)
-        server.shutdown()
-        thread.join()
+    """A kubeconfig of a server that has nothing, and says so in its own form."""
+    nothing = refusal("NotFound", 'backfills "b" not found [/x]')
+    with serving(lambda *_: (404, [nothing]), tmp_path) as file:
+        yield file
 
 
 @pytest.mark.parametrize(
