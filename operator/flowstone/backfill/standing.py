@@ -32,6 +32,10 @@ class Stand(StrEnum):
 WAITING_AFTER = timedelta(minutes=10)
 """Waiting for room in the cluster for longer is shown as blocked; before that it is everyday life."""
 
+QUIET = timedelta(seconds=90)
+"""What quota holds back counts as running for so long after anything was finished: between two batches nothing runs for
+a moment, and the Job controller asks again for a pod that was refused within a minute only."""
+
 SHOWN = 300
 """Characters of an error in a message."""
 
@@ -61,6 +65,8 @@ def judge(
     over_budget: str = "",
     blockage: Blockage | None = None,
     waited: timedelta = timedelta(0),
+    started: int = 0,
+    lately: bool = False,
     skipped: Sequence[Skipped] = (),
     retry: Retry | None = None,
     common: CommonError | None = None,
@@ -72,6 +78,8 @@ def judge(
         over_budget: Why the failure budget is passed, "" when it is not.
         blockage: Why an open batch does not start, if one does not.
         waited: How long the oldest batch that has not started has been open.
+        started: How many of the open batches have started.
+        lately: Whether anything was finished within `QUIET`; it matters where `is_shared`.
         skipped: Why partitions were skipped.
         retry: What waits for another attempt, if anything does.
         common: What most failures have in common.
@@ -87,14 +95,21 @@ def judge(
         left = f"{open_batches} batches {'run to their end' if suspended == 'Drain' else 'are being stopped'}"
         message = f"suspended by spec.suspend: {suspended}; {left}; unset it to go on"
         return Standing(Stand.SUSPENDED, "SuspendedBySpec", message)
-    if blockage is not None and not blockage.waiting:
+    if blockage is not None and not blockage.waiting and not (is_shared(blockage) and (started or lately)):
         return Standing(Stand.BLOCKED, blockage.reason, blockage.message)
-    if blockage is not None and waited >= WAITING_AFTER:
+    if blockage is not None and blockage.waiting and waited >= WAITING_AFTER:
         return Standing(Stand.WAITING, "Waiting", blockage.message)
     message = f"{counts.finished} of {counts.total} partitions finished, {open_batches} batches are out"
+    if blockage is not None:
+        message += f", {open_batches - started} of them wait to start: {_shortened(blockage.message)}"
     if retry is not None:
         message += f"; the next retry is at {retry.at:%H:%M:%S} UTC, after this error: {_shortened(retry.error)}"
     return Standing(Stand.RUNNING, "Running", message)
+
+
+def is_shared(blockage: Blockage) -> bool:
+    """Whether it lets some batches through, as many as there is room for."""
+    return blockage.reason == "QuotaExceeded"
 
 
 def _finished(counts: Counts, skipped: Sequence[Skipped], common: CommonError | None, *, cancelled: bool) -> Standing:

@@ -185,6 +185,48 @@ def test_waiting_for_room_is_shown_after_ten_minutes() -> None:
     assert (image.stand, image.reason) == (Stand.BLOCKED, "ImagePull")
 
 
+def test_waiting_for_room_is_told_at_once() -> None:
+    """People read how many batches wait, in the scheduler's words, long before that is shown as a condition."""
+    room = Blockage("Unschedulable", "0/1 nodes are available: 1 Insufficient cpu.", waiting=True)
+    soon = judge(Counts(total=9, running=9), open_batches=3, cancelled=False, blockage=room, started=1)
+    assert soon.stand is Stand.RUNNING
+    told = "0 of 9 partitions finished, 3 batches are out, 2 of them wait to start: 0/1 nodes are available: 1 Insuff"
+    assert soon.message == f"{told}icient cpu."
+
+
+QUOTA = Blockage("QuotaExceeded", "exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1")
+
+
+@pytest.mark.parametrize(("started", "lately"), [(1, False), (0, True)])
+def test_a_quota_that_lets_some_through_blocks_nothing(started: int, lately: bool) -> None:
+    """While batches run, or did a moment ago, it goes on, and the API server's words say what holds it back."""
+    counts = Counts(total=9, running=8, succeeded=1)
+    found = judge(counts, open_batches=3, cancelled=False, blockage=QUOTA, started=started, lately=lately)
+    assert (found.stand, found.reason) == (Stand.RUNNING, "Running")
+    assert found.message.endswith(f"3 batches are out, {3 - started} of them wait to start: {QUOTA.message}")
+
+
+def test_a_quota_that_lets_nothing_through_blocks() -> None:
+    """So does whatever else keeps batches from starting, though others still run."""
+    counts, image = Counts(total=9, running=9), Blockage("ImagePull", "no such image")
+    none = judge(counts, open_batches=3, cancelled=False, blockage=QUOTA)
+    other = judge(counts, open_batches=3, cancelled=False, blockage=image, started=2, lately=True)
+    assert (none.stand, none.reason, none.message) == (Stand.BLOCKED, "QuotaExceeded", QUOTA.message)
+    assert (other.stand, other.reason) == (Stand.BLOCKED, "ImagePull")
+
+
+def test_what_a_quota_lets_through_is_written_when_there_is_time() -> None:
+    """Used and free pods change all the time: that is progress, and no reason for a write or an Event of its own."""
+
+    def composed(blockage: Blockage | None, previous: Json) -> Json:
+        counts = Counts(total=9, running=9)
+        found = judge(counts, open_batches=3, cancelled=False, blockage=blockage, started=2)
+        return compose(Report(found, counts, 3, "Accepted"), previous, NOW)
+
+    first = composed(QUOTA, {})
+    assert [differs(first, composed(one, first)) for one in (QUOTA, None)] == ["no", "progress"]
+
+
 def test_intervals_for_people() -> None:
     """Runs as first..last, singles alone, the number of partitions at the end."""
     runs = [Interval("2013-01-01", "2013-03-31", 90), Interval("2013-04-02", "2013-04-02", 1)]
