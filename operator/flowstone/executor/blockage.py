@@ -2,7 +2,8 @@
 
 Three speak: the Job controller (Events of the Job: there is no pod at all), the scheduler (a condition of the pod), the
 kubelet (the container's waiting reason, and Events of the pod for volumes and sandboxes). The newest word counts, so
-a blockage clears by itself as soon as somebody reports progress.
+a blockage clears by itself as soon as somebody reports progress. A scheduler that is not there says nothing, and that
+is said for it.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def _blocked_pod(pod: Object, events: Sequence[Object], now: datetime) -> Blocka
     waiting = _waiting(pod)
     if waiting is not None or now - instant(pod["metadata"]["creationTimestamp"]) < _GRACE:
         return waiting
-    return _unscheduled(pod) or _not_set_up(events)
+    return _unscheduled(pod) or _unseen(pod) or _not_set_up(events)
 
 
 def _waiting(pod: Object) -> Blockage | None:
@@ -97,6 +98,16 @@ def _unscheduled(pod: Object) -> Blockage | None:
                 return Blockage("Volume", message)
             return Blockage("Unschedulable", message, waiting=True)
     return None
+
+
+def _unseen(pod: Object) -> Blockage | None:
+    """A pod without a node, of which no scheduler has spoken."""
+    spec, conditions = pod.get("spec") or {}, pod["status"].get("conditions") or []
+    name = spec.get("schedulerName")
+    if not name or spec.get("nodeName") or any(one.get("type") == "PodScheduled" for one in conditions):
+        return None
+    message = f"no scheduler has looked at the pod yet; its schedulerName is {name!r}: is there one of that name?"
+    return Blockage("Unschedulable", message, waiting=True)
 
 
 def _not_set_up(events: Sequence[Object]) -> Blockage | None:

@@ -161,6 +161,14 @@ def test_gated_pod_waits() -> None:
     assert blockage(JOB, [pod], [], NOW) == Blockage("Unschedulable", "SchedulingGated", waiting=True)
 
 
+@pytest.mark.parametrize(("age", "known"), [(9, False), (10, True)])
+def test_pod_of_no_scheduler(age: int, known: bool) -> None:
+    """A scheduler that is not there says nothing, neither in a condition nor by an Event; it is named all the same."""
+    pod = pending(age=age) | {"spec": {"schedulerName": "nobody"}}
+    words = "no scheduler has looked at the pod yet; its schedulerName is 'nobody': is there one of that name?"
+    assert blockage(JOB, [pod], [], NOW) == (Blockage("Unschedulable", words, waiting=True) if known else None)
+
+
 @pytest.mark.parametrize(
     "pod",
     [
