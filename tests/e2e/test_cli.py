@@ -132,12 +132,23 @@ def test_status_in_every_form(namespace: Kubectl) -> None:
     assert "create the Asset" in flowstone(namespace, "explain", "one").stdout.replace("\n", " ")
 
 
-def test_what_is_not_there_or_not_valid_is_refused(namespace: Kubectl) -> None:
-    """Exit code 4 in the API server's own words, with the field that it does not take."""
+def test_what_is_not_there_is_refused(namespace: Kubectl) -> None:
+    """Exit code 4 in the API server's own words."""
     missing = flowstone(namespace, "status", "nowhere")
     assert (missing.returncode, '"nowhere" not found' in missing.stderr) == (4, True)
-    invalid = flowstone(namespace, "run", "-f", "-", given=document(backfill("b", "a", maxParallel=0)))
-    assert (invalid.returncode, "spec.maxParallel" in invalid.stderr) == (4, True)
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [({"maxParallel": 0}, "spec.maxParallel: Invalid value: 0"), ({"maxParalel": 3}, "spec.maxParalel: no such field")],
+    ids=["a value", "an unknown field"],
+)
+def test_what_is_not_valid_is_refused_as_a_whole(namespace: Kubectl, image: str, field: Json, words: str) -> None:
+    """Exit code 2 with the field that the server does not take; the Asset beside it is not applied either."""
+    text = document(asset("letters", LETTERS, shell(image, "true")), backfill("b", "letters", **field))
+    invalid = flowstone(namespace, "run", "-f", "-", given=text)
+    assert (invalid.returncode, words in invalid.stderr) == (2, True), invalid.stderr
+    assert namespace.list("assets") == []
 
 
 def test_plan_reads_the_asset_from_the_cluster(namespace: Kubectl, image: str) -> None:

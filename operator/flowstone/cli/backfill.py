@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -9,7 +10,7 @@ import typer
 from flowstone.cli import reading, steering
 from flowstone.cli.cluster import Cluster
 from flowstone.cli.following import follow
-from flowstone.cli.manifests import request
+from flowstone.cli.manifests import Request, request
 from flowstone.cli.options import Context, File, Form, Kubeconfig, Name, Namespace, Seconds, Wait
 from flowstone.cli.output import Output, show, show_all
 from flowstone.kube import paths
@@ -58,21 +59,23 @@ def run(
     """Apply a Backfill, and what stands beside it in the file, as `kubectl apply --server-side` does."""
     asked = request(file)
     cluster = Cluster.connect(kubeconfig, context=context, namespace=namespace or asked.namespace)
-    for tenant in asked.tenants:
-        cluster.apply(paths.custom("tenants", None, tenant["metadata"]["name"]), tenant)
-    for asset in asked.assets:
-        _apply(cluster, "assets", asset)
-    applied = _apply(cluster, "backfills", asked.backfill)
+    manifests = list(_placed(asked, cluster.namespace))
+    for path, manifest in manifests:
+        cluster.apply(path, manifest, dry_run=True)  # or a Backfill that is refused would leave its Asset changed
+    applied = [cluster.apply(path, manifest) for path, manifest in manifests][-1]
     if wait_for_it:
         follow(cluster, asked.name, timeout, output)
     else:
         show(applied, output)
 
 
-def _apply(cluster: Cluster, plural: str, manifest: Json) -> Json:
-    metadata = {**manifest["metadata"], "namespace": cluster.namespace}
-    path = paths.custom(plural, cluster.namespace, metadata["name"])
-    return cluster.apply(path, {**manifest, "metadata": metadata})
+def _placed(asked: Request, namespace: str) -> Iterator[tuple[str, Json]]:
+    """What is asked for, each with its path, in the order in which it is needed: the Backfill comes last."""
+    for tenant in asked.tenants:
+        yield paths.custom("tenants", None, tenant["metadata"]["name"]), tenant
+    for plural, manifest in [*(("assets", asset) for asset in asked.assets), ("backfills", asked.backfill)]:
+        metadata = {**manifest["metadata"], "namespace": namespace}
+        yield paths.custom(plural, namespace, metadata["name"]), {**manifest, "metadata": metadata}
 
 
 def commands() -> typer.Typer:

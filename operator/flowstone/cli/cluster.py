@@ -219,9 +219,42 @@ def _check(status: int, data: bytes, path: str) -> None:
     except ValueError:
         answer = {}
     message = str(answer.get("message") or data[:300].decode("utf-8", "replace") or path)
+    if status == 500 and (faults := misfit(message)):
+        raise KubernetesRefused(422, "Invalid", faults)
     if status == 429 or status >= 500:
         raise KubernetesUnavailable(f"the API server answered {status}: {message}")
     raise KubernetesRefused(status, str(answer.get("reason") or status), message + _where(status, path))
+
+
+_MISFIT = re.compile(
+    r"failed to create typed patch object \(.*?([^/ ]+); .*?Kind=(\w+)\): (?:errors:\n)?(.*)", re.DOTALL
+)
+_PLAINLY = (
+    (
+        re.compile("field not declared in schema"),
+        "no such field: remove it, correct its spelling, or upgrade the operator",
+    ),
+    (re.compile(r"&[\w.]*\{(?:Value:)?(.*)\}"), r"\1"),  # a value as Go prints it
+)
+
+
+def misfit(message: str) -> str:
+    """What is wrong with a manifest that server-side apply did not even begin with; "" for any other message.
+
+    Notes:
+        The API server calls this an internal error (500), though it is the manifest's: an unknown field, or a value
+        of the wrong type.
+    """
+    found = _MISFIT.match(message)
+    if found is None:
+        return ""
+    return f"{found[2]} {found[1]}: " + "; ".join(map(_plainly, found[3].splitlines()))
+
+
+def _plainly(fault: str) -> str:
+    for words, ours in _PLAINLY:
+        fault = words.sub(ours, fault)
+    return fault.strip().removeprefix(".")
 
 
 _OURS = re.compile(r"/apis/flowstone\.dev/[^/]+/namespaces/([^/]+)/")

@@ -26,13 +26,13 @@ class Exit(IntEnum):
     """The Backfill ended with failed partitions, or it is stalled and somebody has to look."""
 
     USAGE = 2
-    """The command or the file makes no sense; nothing was changed."""
+    """The command or the file makes no sense, to us or to the API server; nothing was changed."""
 
     UNREACHABLE = 3
     """The cluster or the ledger does not answer; try again later."""
 
     REFUSED = 4
-    """The cluster said no: not there, deleted while it was waited for, no right, or not valid."""
+    """The cluster said no: not there, deleted while it was waited for, no right, or in conflict."""
 
     CANCELLED = 5
     """The Backfill that was waited for was cancelled."""
@@ -44,6 +44,9 @@ class Exit(IntEnum):
     """Somebody pressed Ctrl-C; the Backfill goes on."""
 
 
+_NOT_VALID = (400, 422)
+"""What the API server answers when a request makes no sense."""
+
 _PHASES = {"Succeeded": Exit.OK, "PartlyFailed": Exit.FAILED, "Failed": Exit.FAILED, "Cancelled": Exit.CANCELLED}
 
 
@@ -53,7 +56,9 @@ def of_error(error: FlowStoneError) -> Exit:
         return Exit.USAGE
     if isinstance(error, KubernetesUnavailable | LedgerError):
         return Exit.UNREACHABLE
-    return Exit.REFUSED if isinstance(error, KubernetesRefused) else Exit.FAILED
+    if isinstance(error, KubernetesRefused):
+        return Exit.USAGE if error.status in _NOT_VALID else Exit.REFUSED
+    return Exit.FAILED
 
 
 def of_backfill(resource: Mapping[str, Any]) -> Exit | None:
