@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from flowstone.backfill.standing import Stand, Standing
 from flowstone.backfill.status import Report, compose, differs
-from flowstone.kube.client import Kube
-from flowstone.kube.event import Severity, Told, event, post
-from flowstone.kube.status import apply_status
+from flowstone.kube.event import Creator, Severity, Told, event, post
+from flowstone.kube.status import Applier, apply_status
 from flowstone.telemetry import Logger
 
 _TOLD: dict[Stand, Severity] = {
     Stand.SUCCEEDED: "Normal",
     Stand.CANCELLED: "Normal",
+    Stand.SUSPENDED: "Normal",
+    Stand.WAITING: "Normal",
     Stand.PARTLY_FAILED: "Warning",
     Stand.FAILED: "Warning",
     Stand.BLOCKED: "Warning",
@@ -25,10 +26,17 @@ _TOLD: dict[Stand, Severity] = {
 }
 """Standings that are worth an Event when they begin."""
 
+_COME_AND_GO = frozenset({Stand.BLOCKED, Stand.WAITING})
+"""Standings that begin again and again by themselves, as in a cluster that is full; people ask for the others."""
+
 COMPLAINT_PAUSE = 600.0
 """Seconds until the same complaint is made again."""
 
 _NEWEST, _OLDEST = 2.0, 15.0
+
+
+class Writer(Applier, Creator, Protocol):
+    """Whoever can write statuses and Events; `flowstone.kube.client.Kube` is one."""
 
 
 class Reporter:
@@ -40,7 +48,7 @@ class Reporter:
     """
 
     def __init__(
-        self, kube: Kube, log: Logger, *, now: Callable[[], datetime], clock: Callable[[], float], instance: str
+        self, kube: Writer, log: Logger, *, now: Callable[[], datetime], clock: Callable[[], float], instance: str
     ) -> None:
         self._kube = kube
         self._log = log
@@ -48,7 +56,7 @@ class Reporter:
         self._clock = clock
         self._instance = instance
         self._written: dict[str, float] = {}
-        self._complained: dict[tuple[str, str, str], float] = {}
+        self._complained: dict[tuple[str, ...], float] = {}
 
     def due(self, resource: Mapping[str, Any]) -> bool:
         """Whether mere progress may be written now: often while a backfill is young, every 15 s later."""
@@ -73,19 +81,27 @@ class Reporter:
         return True
 
     async def _tell(self, resource: Mapping[str, Any], old: Mapping[str, Any], standing: Standing) -> None:
-        severity = _TOLD.get(standing.stand)
+        severity, metadata = _TOLD.get(standing.stand), resource["metadata"]
         known = {(c.get("reason"), c.get("status")) for c in old.get("conditions") or [] if c.get("type") == "Ready"}
         if severity is None or any(reason == standing.reason for reason, _ in known):
             return
-        await self._post(resource["metadata"], standing, severity)
+        words = "" if standing.stand is Stand.WAITING else standing.message  # nodes come, go and fill up
+        if standing.stand not in _COME_AND_GO or self._is_new(metadata["uid"], standing.reason, words):
+            await self._post(metadata, standing, severity)
 
     async def complain(self, namespace: str, name: str, standing: Standing) -> None:
         """Tell by an Event what cannot be told by a status, at most once in `COMPLAINT_PAUSE` seconds."""
-        told = self._complained.get((namespace, name, standing.message))
-        if told is not None and self._clock() - told < COMPLAINT_PAUSE:
-            return
-        self._complained[namespace, name, standing.message] = self._clock()
-        await self._post({"namespace": namespace, "name": name}, standing, "Warning")
+        if self._is_new(namespace, name, standing.message):
+            await self._post({"namespace": namespace, "name": name}, standing, "Warning")
+
+    def _is_new(self, *complaint: str) -> bool:
+        """Whether it was not made within `COMPLAINT_PAUSE` seconds; it is noted as made."""
+        now = self._clock()
+        self._complained = {one: at for one, at in self._complained.items() if now - at < COMPLAINT_PAUSE}
+        if complaint in self._complained:
+            return False
+        self._complained[complaint] = now
+        return True
 
     async def _post(self, metadata: Mapping[str, Any], standing: Standing, severity: Severity) -> None:
         told = Told(severity, standing.reason, standing.message)
