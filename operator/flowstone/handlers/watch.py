@@ -14,6 +14,7 @@ import kopf
 from kopf._core.engines import peering
 
 from flowstone.executor.jobs import LABEL_BACKFILL, LABEL_MANAGED_BY
+from flowstone.handlers.stateless import NoDifferences, NoProgress
 from flowstone.kube.paths import GROUP, VERSION
 
 Kind = Literal["Backfill", "Asset", "Tenant"]
@@ -81,6 +82,8 @@ def identity(name: str) -> peering.Identity:
 def settings() -> kopf.OperatorSettings:
     """Kopf's settings for an operator that only watches."""
     wanted = kopf.OperatorSettings()
+    wanted.persistence.diffbase_storage = NoDifferences()
+    wanted.persistence.progress_storage = NoProgress()
     wanted.posting.enabled = False  # the reporter writes the few Events there are
     wanted.posting.loggers = False
     wanted.peering.standalone = True  # replicas are active-active
