@@ -21,6 +21,7 @@ import kopf
 
 from flowstone.backfill.asset_reconcile import AssetReconciler, is_finished
 from flowstone.backfill.edges.assets import Assets
+from flowstone.backfill.edges.finished_jobs import FinishedJobs
 from flowstone.backfill.edges.namespace_login import NamespaceLogin
 from flowstone.backfill.edges.reporter import Reporter
 from flowstone.backfill.edges.tenants import Tenants
@@ -174,6 +175,7 @@ class Operator:
             ),
             assets=assets,
             tenants=tenants,
+            finished=FinishedJobs(),
             outcomes=self._outcomes,
             reporter=Reporter(self._kube, self._log, now=_now, clock=time.monotonic, instance=self._settings.pod_name),
             now=_now,

@@ -102,8 +102,9 @@ class Case:
         return make_plan(CLUSTER, parse_backfill({"metadata": metadata, "spec": self.request.raw}), self.asset)
 
     async def finish(self) -> Standing:
-        """Pass after pass, to the end."""
-        return await self.until(lambda standing: standing.finished, "finished")
+        """Pass after pass, to the end, and one more that tidies."""
+        await self.until(lambda standing: standing.finished, "finished")
+        return await self.step()
 
     async def until(self, good: Callable[[Standing], bool], what: str) -> Standing:
         """Pass after pass, until one is good."""

@@ -365,6 +365,7 @@ class Engine:
         )
         if standing.finished:
             await in_thread(self._ledger.finish, self._uid)
+            self._progress.again = 0  # first people hear of it, then the traces that are left are tidied
         else:
             self._progress.again = self._next_look(counts, retry, halted=bool(over_budget or self._spec.suspend))
         return standing

@@ -13,6 +13,7 @@ from flowstone.backfill import status
 from flowstone.backfill.details import look_up
 from flowstone.backfill.edges.apart_executor import ApartExecutor
 from flowstone.backfill.edges.assets import Assets
+from flowstone.backfill.edges.finished_jobs import FinishedJobs
 from flowstone.backfill.edges.job_executor import JobExecutor
 from flowstone.backfill.edges.namespace_login import NamespaceLogin
 from flowstone.backfill.edges.reporter import Reporter
@@ -56,6 +57,7 @@ class Environment:
     tools: Tools
     login: NamespaceLogin
     tenants: Tenants
+    finished: FinishedJobs
     outcomes: Outcomes
     assets: Assets
     reporter: Reporter
@@ -127,6 +129,7 @@ class _Reconcile:
             assets=self._env.assets,
             login=self._env.login,
             tenants=self._env.tenants,
+            finished=self._env.finished,
             backfill=backfill,
             cluster=self._env.tools.limits.cluster,
             now=self._env.now,

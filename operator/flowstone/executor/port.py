@@ -133,7 +133,8 @@ class Sight:
     """What one look showed.
 
     Attributes:
-        runs: Names of all runs that there is a trace of, also of batches that are closed.
+        runs: Names of runs that there is a trace of, also of batches that are closed; those that ended well may be
+            left out while batches are open, as an adapter may find it cheaper to have them tidied together.
         blockage: Why a batch does not start, if one does not and somebody says why.
     """
 

@@ -15,25 +15,40 @@ from kubernetes.aio import client
 from flowstone.api.parse import parse_backfill
 from flowstone.backfill import job_views
 from flowstone.backfill.edges.assets import Assets
+from flowstone.backfill.edges.finished_jobs import FinishedJobs
 from flowstone.backfill.edges.job_executor import JobExecutor
 from flowstone.backfill.edges.namespace_login import NamespaceLogin
 from flowstone.backfill.edges.tenants import Tenants
 from flowstone.backfill.records import OpenBatch
 from flowstone.executor.jobs import LABEL_FENCE
-from flowstone.executor.port import View
+from flowstone.executor.port import Ended, View
 from flowstone.kube.client import Kube
 
+COMPLETE = {"type": "Complete", "status": "True"}
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 BATCH = OpenBatch(7, "n/c/ns", "job-7", "job-uid", "digest", True, 2, 2, 0, NOW - timedelta(minutes=30))
-JOB_PATH = "/apis/batch/v1/namespaces/ns/jobs/job-7"
+JOBS_PATH = "/apis/batch/v1/namespaces/ns/jobs"
+JOB_PATH = f"{JOBS_PATH}/job-7"
 POD_PATH = "/api/v1/namespaces/ns/pods/pod-7"
+
+
+OVER = {"metadata": {"name": "job-7", "uid": "job-uid"}, "status": {"succeeded": 1, "conditions": [COMPLETE]}}
 
 
 @dataclass
 class Notes:
-    """Deletions that were asked for: path, uid and seconds of grace."""
+    """What was asked for: deletions by path, uid and seconds of grace; reads by path and field selector."""
 
     deletions: list[tuple[str, str | None, int | None]] = field(default_factory=list)
+    reads: list[tuple[str, str]] = field(default_factory=list)
+
+    async def give(self, request: web.Request) -> web.Response:
+        """Note a read of a server that has one Job, which ended well, and knows the selector as the real one does."""
+        fields = request.query.get("fieldSelector", "")
+        self.reads.append((request.path, fields))
+        if request.path == JOB_PATH:
+            return web.json_response(OVER)
+        return web.json_response({"items": [] if fields == "status.successful=0" else [OVER], "metadata": {}})
 
     async def take(self, request: web.Request) -> web.Response:
         """Note a request and grant it."""
@@ -53,6 +68,7 @@ def notes() -> Notes:
 async def executor(notes: Notes) -> AsyncIterator[JobExecutor]:
     """An executor of a Backfill in namespace `ns`; a node counts as lost for good after 300 s."""
     application = web.Application()
+    application.router.add_get("/{path:.*}", notes.give)
     application.router.add_delete("/{path:.*}", notes.take)
     async with TestServer(application) as server:
         api = client.ApiClient(client.Configuration(host=str(server.make_url("")).rstrip("/")))
@@ -63,6 +79,7 @@ async def executor(notes: Notes) -> AsyncIterator[JobExecutor]:
             assets=cast("Assets", nothing),
             login=cast("NamespaceLogin", nothing),
             tenants=cast("Tenants", nothing),
+            finished=FinishedJobs(),
             backfill=parse_backfill({"metadata": {"name": "b", "namespace": "ns", "uid": "u"}, "spec": {"asset": "a"}}),
             cluster="c",
             now=lambda: NOW,
@@ -113,3 +130,19 @@ async def test_a_pod_that_has_ended_is_nobodys_trouble(executor: JobExecutor, no
     """A pod that is over acts no more, however long its deletion takes."""
     await executor.stop([seen(job=False, deleted=timedelta(hours=1), phase="Failed")])
     assert notes.deletions == []
+
+
+async def test_jobs_that_ended_well_are_read_only_now_and_then(executor: JobExecutor, notes: Notes) -> None:
+    """The second look lists open and failed ones and reads the open batch's own Job by name; it sees it ended."""
+    first, second = await executor.look([BATCH]), await executor.look([BATCH])
+    assert notes.reads == [(JOBS_PATH, ""), (JOBS_PATH, "status.successful=0"), (JOB_PATH, "")]
+    assert [one.run for sight in (first, second) for one in sight.seen] == [
+        Ended(succeeded=True, exit_code=0, reason="Completed")
+    ] * 2
+
+
+async def test_at_rest_all_jobs_are_read(executor: JobExecutor, notes: Notes) -> None:
+    """Without an open batch, whatever is left is named, so that it is tidied."""
+    await executor.look([BATCH])
+    assert list((await executor.look([])).runs) == ["job-7"]
+    assert notes.reads == [(JOBS_PATH, "")] * 2

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from flowstone.api.parse import AssetResource, BackfillResource
 from flowstone.backfill import job_views
 from flowstone.backfill.edges.assets import Assets, work_of
+from flowstone.backfill.edges.finished_jobs import FinishedJobs
 from flowstone.backfill.edges.namespace_login import NamespaceLogin
 from flowstone.backfill.edges.tenants import Tenants
 from flowstone.backfill.plan import asset_identity, is_for_tenants, scope_of
@@ -41,6 +42,7 @@ class JobExecutor:
         assets: Assets,
         login: NamespaceLogin,
         tenants: Tenants,
+        finished: FinishedJobs,
         backfill: BackfillResource,
         cluster: str,
         now: Callable[[], datetime],
@@ -50,6 +52,7 @@ class JobExecutor:
         self._assets = assets
         self._login = login
         self._tenants = tenants
+        self._finished = finished
         self._backfill = backfill
         self._namespace = backfill.namespace
         self._cluster = cluster
@@ -76,7 +79,7 @@ class JobExecutor:
         """Read the Jobs, and pods and Events where the Jobs alone do not tell enough."""
         now = self._now()
         labels = job_views.selector(self._backfill.uid)
-        found = await self._kube.list(jobs(self._namespace), labels=labels)
+        found = await self._jobs(batches, labels)
         pairs = job_views.pair(batches, found)
         pods: list[Json] = []
         if any(job_views.needs_pods(batch, job, now) for batch, job in pairs):
@@ -84,6 +87,21 @@ class JobExecutor:
         seen = [job_views.view(batch, job, pods, now) for batch, job in pairs]
         names = [job["metadata"]["name"] for job in found if not job_views.is_deleted(job)]
         return Sight(seen, names, await self._blockage([one for one in seen if one.slow(now)], now))
+
+    async def _jobs(self, batches: Sequence[OpenBatch], labels: str) -> list[Json]:
+        """The Jobs of open batches, of all that ended badly, and now and then of those that ended well."""
+        uid, resting = self._backfill.uid, not batches
+        if self._finished.are_wanted(uid, resting=resting):
+            found = await self._kube.list(jobs(self._namespace), labels=labels)
+            self._finished.were_seen(uid, resting=resting)
+            return found
+        found = await self._kube.list(jobs(self._namespace), labels=labels, fields="status.successful=0")
+        over = [batch.job_name for batch, job in job_views.pair(batches, found) if job is None]
+        ended = await each(self._job, over)
+        return [*found, *(job for job in ended if job is not None)]
+
+    async def _job(self, name: str) -> Json | None:
+        return await self._kube.get(jobs(self._namespace, name))
 
     async def prepare(self) -> str:
         """Read and check the Asset, and let the namespace's Jobs in at the ledger."""
@@ -104,10 +122,16 @@ class JobExecutor:
             return secret
         places = places_of(asset.spec.storage, tenant_id)
         manifest = job_manifest(batch, work, secret=secret, tenant=tenant_id, storage=places)
+        self._finished.created(self._backfill.uid, len(batch.partitions))
         try:
             return _uid(await self._kube.create(jobs(self._namespace), manifest))
         except KubernetesRefused as refused:
-            return await self._adopt(batch.job_name) if refused.reason == "AlreadyExists" else refusal(refused)
+            if refused.reason == "AlreadyExists":
+                return await self._adopt(batch.job_name)
+            why = refusal(refused)
+            if why.reason == "QuotaExceeded":
+                self._finished.stand_in_the_way(self._backfill.uid)
+            return why
 
     async def _tenant_secret(self, asset: AssetResource, tenant_id: str) -> str | Blockage:
         """The Secret of a tenant; asked again here, for a batch that was claimed before the tenant was refused."""
@@ -118,7 +142,7 @@ class JobExecutor:
         return tenant.secret if refused is None else Blockage("TenantRefused", refused)
 
     async def _adopt(self, name: str) -> str | Blockage:
-        job = await self._kube.get(jobs(self._namespace, name))
+        job = await self._job(name)
         if job is not None and job_views.is_owned(job, self._backfill.uid):
             return _uid(job)
         return Blockage("NameConflict", f"a Job named {name!r} belongs to somebody else: delete or rename it")
