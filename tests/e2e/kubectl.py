@@ -41,10 +41,10 @@ class Kubectl:
         """The same in another namespace."""
         return Kubectl(self.config, namespace)
 
-    def run(self, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
-        """Run it; failing is an answer too."""
+    def run(self, *arguments: str, given: str = "", patience: float = 120) -> subprocess.CompletedProcess[str]:
+        """Run it, for so many seconds at most; failing is an answer too."""
         command = [program("kubectl"), "--kubeconfig", self.config, "-n", self.namespace, *arguments]
-        return subprocess.run(command, input=given, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(command, input=given, capture_output=True, text=True, timeout=patience, check=False)
 
     def out(self, *arguments: str, given: str = "") -> str:
         """Run it, and return what it printed; failing fails the test."""
