@@ -26,9 +26,16 @@ class Output(StrEnum):
     NAME = "name"
 
 
+WIDEST = 10_000
+"""Characters of a line that nobody looks at in a terminal, where a name that is cut or wrapped is none."""
+
+
 def console(*, stderr: bool = False) -> Console:
-    """A console that does not guess colours for numbers and paths."""
-    return Console(highlight=False, stderr=stderr)
+    """A console that does not guess colours for numbers and paths, nor in a pipe or a file a width."""
+    made = Console(highlight=False, stderr=stderr)
+    if not made.file.isatty():
+        made.width = WIDEST
+    return made
 
 
 def show(resource: Json, output: Output) -> None:
@@ -44,7 +51,8 @@ def show_all(resources: Sequence[Json], output: Output) -> None:
     if output is Output.TABLE and not resources:
         console().print("no Backfills here; -A looks in all namespaces", style="dim")
     elif output is Output.TABLE:
-        console().print(view.listing(resources, datetime.now(UTC)))
+        on = console()
+        on.print(view.listing(resources, datetime.now(UTC), on.width))
     else:
         write_all(resources, output)
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from flowstone.cli.cluster import Cluster
 from flowstone.cli.exits import Exit, condition
 from flowstone.cli.options import Context, Form, Kubeconfig
-from flowstone.cli.output import Output, console, write_all
+from flowstone.cli.output import WIDEST, Output, console, write_all
 from flowstone.cli.service import ContextKeyFile, Url
 from flowstone.kube import paths
 from flowstone.tenant.desired import ROTATE
@@ -25,9 +25,6 @@ from flowstone.tenant.proof import Report
 Json = Mapping[str, Any]
 
 TenantName = Annotated[str, typer.Argument(help="metadata.name of the Tenant.", show_default=False)]
-
-WIDEST = 10_000
-"""Characters of a line; 64 namespaces fit."""
 
 PROOF_CLUSTER = "flowstone-verify"
 """Canaries of this command are its own, so that it never waits for the operator's."""
@@ -95,7 +92,7 @@ def list_all(output: Form = Output.TABLE, context: Context = None, kubeconfig: K
 def show(tenants: Sequence[Json], on: Console) -> None:
     """Print one line per Tenant, as long as it must be: a name that is cut is none."""
     if tenants:
-        on.width = WIDEST  # Rich would cut names, and a pipe has 80 columns
+        on.width = WIDEST  # Rich would cut names; 64 namespaces fit
         on.print(listing(tenants))
     else:
         on.print(Text("no Tenants here", style="dim"))

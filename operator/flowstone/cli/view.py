@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -27,6 +26,14 @@ PHASES = {
 }
 
 _BAR = 60
+_GAP = 2
+"""Characters between two columns."""
+
+_NAMES = ("NAMESPACE", "NAME")
+_NUMBERS = ("DONE", "TOTAL", "SUCCEEDED", "FAILED", "AGE")
+_SPARED = ("NAMESPACE", "PROGRESS", "SUCCEEDED", "TOTAL", "AGE", "FAILED")
+"""Columns that a narrow terminal goes without, the first one first; the namespace only where all are of one."""
+
 _DELIVERY = {"ExactlyOnce": "exactly once", "AtLeastOnce": "at least once"}
 _TROUBLE = (("Blocked", "True"), ("Stalled", "True"), ("Suspended", "True"), ("Reconciling", "True"))
 """Conditions that ask for attention, the most urgent first; planning says what it waits for."""
@@ -90,13 +97,13 @@ def _failures(failures: Sequence[Json]) -> RenderableType | None:
     for one in failures:
         error = str(one.get("error", "")).strip().splitlines() or [""]
         table.add_row(one["partition"], str(one.get("attempts", "")), Text(error[-1], style="red"), one.get("job", ""))
-    return Padding(table, (1, 0, 0, 0))
+    return Group(Text(), table)
 
 
 def trouble(resource: Json) -> RenderableType | None:
     """The condition that asks for somebody's attention, in its own words; None when all is well."""
     found = trouble_words(resource)
-    return Padding(Text.assemble((f"{found[0]}: ", "bold red"), found[1]), (1, 0, 0, 0)) if found else None
+    return Group(Text(), Text.assemble((f"{found[0]}: ", "bold red"), found[1])) if found else None
 
 
 def trouble_words(resource: Json) -> tuple[str, str] | None:
@@ -109,23 +116,48 @@ def trouble_words(resource: Json) -> tuple[str, str] | None:
     return None
 
 
-def listing(resources: Sequence[Json], now: datetime) -> RenderableType:
-    """One line per Backfill."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("NAMESPACE", "NAME", "PHASE", "PROGRESS", "TOTAL", "SUCCEEDED", "FAILED", "AGE"):
-        table.add_column(column, justify="right" if column in ("TOTAL", "SUCCEEDED", "FAILED", "AGE") else "left")
-    for one in resources:
-        table.add_row(*_cells(one, now))
+def listing(resources: Sequence[Json], now: datetime, width: int) -> RenderableType:
+    """One line per Backfill, in so many characters: columns are left out for that, and names go on in the next line."""
+    rows = [_cells(one, now) for one in resources]
+    shown = _fitting(rows, width)
+    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="dim")
+    for column in shown:
+        justify: Literal["left", "right"] = "right" if column in _NUMBERS else "left"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=column not in _NAMES)
+    for row in rows:
+        table.add_row(*(row[column] for column in shown))
     return table
 
 
-def _cells(resource: Json, now: datetime) -> list[RenderableType]:
+def _cells(resource: Json, now: datetime) -> dict[str, Text]:
+    """The columns in their order."""
     meta, status = resource["metadata"], resource.get("status") or {}
     counts, phase = status.get("counts") or {}, status.get("phase") or ""
-    percent = Text.assemble(bar(counts, 12), f" {status.get('progress', 0):3d} %") if counts.get("total") else Text("")
-    numbers = [str(counts.get(state, "")) for state in ("total", "succeeded", "failed")]
-    when = age(meta.get("creationTimestamp"), now)
-    return [meta["namespace"], meta["name"], Text(phase, style=PHASES.get(phase, "")), percent, *numbers, when]
+    planned = bool(counts.get("total"))
+    return {
+        "NAMESPACE": Text(meta["namespace"]),
+        "NAME": Text(meta["name"]),
+        "PHASE": Text(phase, style=PHASES.get(phase, "")),
+        "PROGRESS": bar(counts, 12) if planned else Text(""),
+        "DONE": Text(f"{status.get('progress', 0)} %" if planned else ""),
+        **{state.upper(): Text(str(counts.get(state, ""))) for state in ("total", "succeeded", "failed")},
+        "AGE": Text(age(meta.get("creationTimestamp"), now)),
+    }
+
+
+def _fitting(rows: Sequence[Mapping[str, Text]], width: int) -> list[str]:
+    """The columns that there is room for."""
+    shown = list(rows[0])
+    one_namespace = len({row["NAMESPACE"].plain for row in rows}) == 1
+    for column in _SPARED if one_namespace else _SPARED[1:]:
+        if sum(_wide(rows, each) for each in shown) - _GAP <= width:
+            break
+        shown.remove(column)
+    return shown
+
+
+def _wide(rows: Sequence[Mapping[str, Text]], column: str) -> int:
+    return max(len(column), *(row[column].cell_len for row in rows)) + _GAP
 
 
 def age(since: str | datetime | None, now: datetime) -> str:

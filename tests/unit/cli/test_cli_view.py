@@ -2,21 +2,25 @@
 
 import io
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from flowstone.cli.app import main
 from flowstone.cli.bar import SEGMENTS, bar, legend
 from flowstone.cli.view import age, listing, summary, trouble
+from tests.unit.cli.api_server import serving
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 
 COUNTS = st.fixed_dictionaries({state: st.integers(0, 10_000_000) for state in SEGMENTS})
 
 
-def resource(**status: object) -> dict[str, object]:
+def resource(**status: object) -> dict[str, Any]:
     """A Backfill with this status."""
     return {
         "metadata": {"name": "year", "namespace": "team", "generation": 1, "creationTimestamp": "2026-11-24T11:58:30Z"},
@@ -25,10 +29,10 @@ def resource(**status: object) -> dict[str, object]:
     }
 
 
-def printed(thing: object) -> str:
-    """What a terminal of 120 columns shows."""
+def printed(thing: object, width: int = 120) -> str:
+    """What a terminal of so many columns shows."""
     file = io.StringIO()
-    Console(width=120, file=file).print(thing)
+    Console(width=width, file=file).print(thing)
     return file.getvalue()
 
 
@@ -100,8 +104,62 @@ def test_trouble_is_the_condition_that_asks_for_people() -> None:
 def test_listing_has_a_line_each() -> None:
     """Two Backfills, one of them not planned yet."""
     done = resource(phase="Succeeded", progress=100, counts={"total": 5, "succeeded": 5, "failed": 0})
-    text = printed(listing([done, resource(phase="Planning")], NOW)).splitlines()
-    assert text[0].split() == ["NAMESPACE", "NAME", "PHASE", "PROGRESS", "TOTAL", "SUCCEEDED", "FAILED", "AGE"]
+    text = printed(listing([done, resource(phase="Planning")], NOW, 120)).splitlines()
+    header = ["NAMESPACE", "NAME", "PHASE", "PROGRESS", "DONE", "TOTAL", "SUCCEEDED", "FAILED", "AGE"]
+    assert text[0].split() == header
     assert text[1].split()[:3] == ["team", "year", "Succeeded"]
     assert text[1].split()[-7:] == ["100", "%", "5", "5", "0", "1m", "30s"]
     assert text[2].split() == ["team", "year", "Planning", "1m", "30s"]
+
+
+LONG = "the-backfill-of-the-whole-year-2013-that-was-begun-in-november"
+"""A name of 62 characters, as long as most may be."""
+
+
+def many(*namespaces: str) -> list[dict[str, Any]]:
+    """A Backfill of a long name in each namespace."""
+    one = resource(phase="PartlyFailed", progress=100, counts={"total": 365, "succeeded": 362, "failed": 3})
+    return [{**one, "metadata": {**one["metadata"], "namespace": name, "name": LONG}} for name in namespaces]
+
+
+@pytest.mark.parametrize(
+    ("width", "header"),
+    [
+        (142, "NAMESPACE NAME PHASE PROGRESS DONE TOTAL SUCCEEDED FAILED AGE"),
+        (141, "NAME PHASE PROGRESS DONE TOTAL SUCCEEDED FAILED AGE"),
+        (130, "NAME PHASE DONE TOTAL SUCCEEDED FAILED AGE"),
+        (116, "NAME PHASE DONE TOTAL FAILED AGE"),
+        (105, "NAME PHASE DONE FAILED AGE"),
+        (98, "NAME PHASE DONE FAILED"),
+        (83, "NAME PHASE DONE"),
+    ],
+)
+def test_a_narrow_terminal_goes_without_columns(width: int, header: str) -> None:
+    """What matters least is left out first, and every line fits as it is."""
+    text = printed(listing(many("team", "team"), NOW, width), width).splitlines()
+    assert text[0].split() == header.split()
+    assert [LONG in line for line in text] == [False, True, True]
+
+
+def test_namespaces_that_differ_are_kept() -> None:
+    """Without its namespace a name of `-A` is none."""
+    text = printed(listing(many("team", "other"), NOW, 105), 105).splitlines()
+    assert text[0].split() == ["NAMESPACE", "NAME", "PHASE", "DONE", "FAILED"]
+
+
+@given(st.integers(30, 80))
+def test_a_name_that_does_not_fit_goes_on_in_the_next_line(width: int) -> None:
+    """However narrow the terminal, all of a name is there."""
+    lines = printed(listing(many("team"), NOW, width), width).splitlines()[1:]
+    assert "".join(line.split("  ")[0].strip() for line in lines) == LONG
+
+
+def test_nothing_is_cut_in_a_pipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What reads the list from a pipe gets all columns and whole names, a line for each Backfill."""
+    lists = {"kind": "List", "metadata": {}, "items": many("a" * 63, "other")}
+    with serving(lambda *_: (200, [lists]), tmp_path) as kubeconfig:
+        assert main(["backfill", "status", "-A", "--kubeconfig", kubeconfig]) == 0
+    [header, first, second] = capsys.readouterr().out.splitlines()
+    assert len(header.split()) == 9
+    assert first.split()[:3] == ["a" * 63, LONG, "PartlyFailed"]
+    assert second.split()[:2] == ["other", LONG]
