@@ -19,8 +19,15 @@ HELP = "Runs an asset over many partitions as Kubernetes Jobs; the record of wha
 
 NOTES = """Inside a pod: `flowstone work package.module:function` and `flowstone exec -- command`.
 
-Exit codes: 0 done or succeeded, 1 failed partitions or stalled, 2 usage, 3 cluster or ledger unreachable,
-4 refused by the cluster, 5 cancelled, 6 timed out, 130 interrupted."""
+Exit codes (docs/operations.md says more):
+ 0 done, or succeeded
+ 1 failed partitions, or stalled
+ 2 command or file makes no sense
+ 3 cluster or ledger does not answer
+ 4 the cluster said no, such as not there
+ 5 cancelled
+ 6 timed out
+ 130 interrupted"""
 
 
 def build() -> typer.Typer:

@@ -1,4 +1,4 @@
-"""What the exit codes mean; scripts and CI rely on them."""
+"""What the exit codes mean; scripts and CI rely on them, and docs/operations.md has them in a table."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Exit(IntEnum):
     """It was done; a Backfill that was waited for succeeded."""
 
     FAILED = 1
-    """The Backfill ended with failed partitions, or it is stalled and somebody has to look."""
+    """The Backfill ended with failed partitions, or it is stalled and somebody has to look; or any other error."""
 
     USAGE = 2
     """The command or the file makes no sense, to us or to the API server; nothing was changed."""
 
     UNREACHABLE = 3
-    """The cluster or the ledger does not answer; try again later."""
+    """The cluster or the ledger does not answer, or is not as it has to be."""
 
     REFUSED = 4
     """The cluster said no: not there, deleted while it was waited for, no right, or in conflict."""

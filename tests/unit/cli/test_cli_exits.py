@@ -1,6 +1,9 @@
 """Exit codes, waiting, and what commands do without a cluster."""
 
 import io
+import os
+import re
+import signal
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +18,18 @@ from flowstone.cli.manifests import request
 from flowstone.cli.service import patiently
 from flowstone.cli.steering import resumption
 from flowstone.cli.watching import picture, wait
-from flowstone.errors import FlowStoneError, InvalidSpec, KubernetesRefused, KubernetesUnavailable, LedgerUnavailable
+from flowstone.errors import (
+    FlowStoneError,
+    InvalidPartition,
+    InvalidSpec,
+    KubernetesRefused,
+    KubernetesUnavailable,
+    LedgerRefused,
+    LedgerUnavailable,
+    SchemaNotCompatible,
+    TenantUnknown,
+)
+from tests.unit.cli.api_server import serving
 
 START = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 
@@ -66,15 +80,58 @@ def test_exit_code_of_a_backfill(resource: dict[str, Any], code: Exit | None) ->
 @pytest.mark.parametrize(
     ("error", "code"),
     [
+        (TenantUnknown("not registered"), 1),
         (InvalidSpec("spec.asset", "x", "write a name"), 2),
+        (InvalidPartition("no key"), 2),
+        (KubernetesRefused(400, "BadRequest", "no such field"), 2),
+        (KubernetesRefused(422, "Invalid", "too small"), 2),
         (KubernetesUnavailable("no answer"), 3),
         (LedgerUnavailable("no answer"), 3),
+        (LedgerRefused("no right"), 3),
+        (SchemaNotCompatible(0, 1), 3),
+        (KubernetesRefused(403, "Forbidden", "no right"), 4),
         (KubernetesRefused(404, "NotFound", "not there"), 4),
+        (KubernetesRefused(409, "Conflict", "somebody else's"), 4),
     ],
 )
 def test_exit_code_of_an_error(error: FlowStoneError, code: int) -> None:
     """A script can tell its own mistake from a cluster that is away and from one that said no."""
     assert of_error(error) == code
+
+
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+def table(page: str, heading: str) -> set[int]:
+    """The codes that a page has in the first table below a heading."""
+    below = (DOCS / page).read_text().split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    return {int(code) for code in re.findall(r"^\| (\d+) \|", below, re.MULTILINE)}
+
+
+def test_every_code_is_in_the_docs_and_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """Who looks for a code finds it in either place, and none that is never used."""
+    assert table("operations.md", "Exit codes of `flowstone`") == set(Exit)
+    assert main(["--help"]) == 0
+    notes = capsys.readouterr().out.split("Exit codes")[1]
+    assert {int(code) for code in re.findall(r"^ *(\d+) ", notes, re.MULTILINE)} == set(Exit)
+
+
+def test_the_codes_of_local_mode_are_among_them() -> None:
+    """Local mode asks no cluster and has no --timeout, so it has neither 4 nor 6."""
+    assert table("local.md", "Stopping") == set(Exit) - {Exit.REFUSED, Exit.TIMEOUT}
+
+
+def test_ctrl_c_is_130(tmp_path: Path) -> None:
+    """Who stops waiting has stopped nothing else."""
+
+    def answer(verb: str, path: str) -> tuple[int, list[dict[str, Any]]]:
+        if "watch=true" in path:
+            os.kill(os.getpid(), signal.SIGINT)
+        running = {**RUNNING, "metadata": {**RUNNING["metadata"], "uid": "1"}}
+        return 200, [{"kind": "List", "metadata": {"resourceVersion": "7"}, "items": [running]}]
+
+    with serving(answer, tmp_path) as kubeconfig:
+        assert main(["backfill", "watch", "year", "--kubeconfig", kubeconfig]) == 130
 
 
 def test_waiting_ends_with_the_backfill() -> None:
