@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from kubernetes.aio import client
 
-from flowstone.backfill.edges.assets import Assets
+from flowstone.backfill.edges.assets import REFUSED_SECONDS, Assets
 from flowstone.errors import InvalidSpec
 from flowstone.kube.client import Json, Kube
 from flowstone.settings import OperatorSettings
@@ -38,3 +40,34 @@ async def test_a_field_of_an_asset_is_called_the_assets(asset: Json, field: str)
         with pytest.raises(InvalidSpec) as refused:
             await assets.check(assets.read(asset))
     assert refused.value.field == field
+
+
+async def test_a_refusal_is_believed_for_a_minute() -> None:
+    """A refused template is tried out once a minute, each Asset by its own name; an edited one at once."""
+    tried: list[str] = []
+
+    async def refuse(request: web.Request) -> web.Response:
+        tried.append((await request.json())["spec"]["template"]["spec"]["containers"][0]["image"])
+        return web.json_response({"message": "no such field", "reason": "BadRequest"}, status=400)
+
+    now = [0.0]
+    application = web.Application()
+    application.router.add_post("/{path:.*}", refuse)
+    async with TestServer(application) as server:
+        host = str(server.make_url("")).rstrip("/")
+        async with client.ApiClient(client.Configuration(host=host)) as api:
+            assets = Assets(Kube(api, count=lambda verb, status: None), OperatorSettings(), clock=lambda: now[0])
+
+            async def told(name: str, image: str) -> str:
+                asset = resource(DAYS, {"containers": [{**CONTAINER, "image": image}]})
+                asset["metadata"]["name"] = name
+                with pytest.raises(InvalidSpec, match="no such field") as refused:
+                    await assets.check(assets.read(asset))
+                return str(refused.value.value)
+
+            assert [await told(name, "old:1") for name in ("one", "two", "one")] == ["one", "two", "one"]
+            await told("one", "new:1")
+            assert tried == ["old:1", "new:1"]
+            now[0] = REFUSED_SECONDS
+            await told("one", "old:1")
+            assert tried == ["old:1", "new:1", "old:1"]

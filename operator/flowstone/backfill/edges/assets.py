@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from flowstone.api.parse import AssetResource, parse_asset
@@ -18,6 +19,9 @@ from flowstone.settings import OperatorSettings
 REMEMBERED = 1000
 """Templates that are remembered as accepted; older ones are tried out again."""
 
+REFUSED_SECONDS = 60.0
+"""How long a refusal is believed: each of an Asset's backfills asks every few seconds, and a trial is a write."""
+
 ASSET = "Asset."
 """Before the name of a field of an Asset."""
 
@@ -25,9 +29,11 @@ ASSET = "Asset."
 class Assets:
     """Reads Assets and checks their pod templates."""
 
-    def __init__(self, kube: Kube, settings: OperatorSettings) -> None:
+    def __init__(self, kube: Kube, settings: OperatorSettings, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._kube = kube
         self._settings = settings
+        self._clock = clock
+        self._refused: dict[tuple[str, str], tuple[float, str]] = {}  # until when, and why
         self._accepted: dict[tuple[str, str], None] = {}  # a set that remembers the order
 
     async def find(self, namespace: str, name: str) -> AssetResource | None:
@@ -63,23 +69,32 @@ class Assets:
         known = (asset.namespace, template_digest(asset.spec.template))
         if known in self._accepted:
             return
-        await self._dry_run(asset)
+        refusal = self._recent_refusal(known) or await self._dry_run(asset)
+        if refusal:
+            self._refused.setdefault(known, (self._clock() + REFUSED_SECONDS, refusal))
+            raise InvalidSpec("Asset.spec.template", asset.name, refusal)
         self._accept(asset)
+
+    def _recent_refusal(self, known: tuple[str, str]) -> str:
+        now = self._clock()
+        self._refused = {key: one for key, one in self._refused.items() if one[0] > now}
+        return self._refused[known][1] if known in self._refused else ""
 
     def _accept(self, asset: AssetResource) -> None:
         self._accepted[asset.namespace, template_digest(asset.spec.template)] = None
         if len(self._accepted) > REMEMBERED:
             del self._accepted[next(iter(self._accepted))]
 
-    async def _dry_run(self, asset: AssetResource) -> None:
+    async def _dry_run(self, asset: AssetResource) -> str:
+        """Why the API server would refuse such a Job; "" when it would not."""
         try:
             await self._kube.create(jobs(asset.namespace), _sample(asset), dry_run=True)
         except KubernetesRefused as refused:
             if refused.status in (400, 422):
-                remedy = f"the API server refuses this pod template: {refused.message}"
-                raise InvalidSpec("Asset.spec.template", asset.name, remedy) from refused
+                return f"the API server refuses this pod template: {refused.message}"
             if refused.status == 403 and "quota" not in refused.message:
                 raise
+        return ""
 
 
 @contextmanager
