@@ -58,6 +58,7 @@ class ScriptedExecutor:
         launched: Every batch ever launched.
         stops: Runs that were asked to stop, as often as they were.
         dies: Where the replica shall die: before or after the next run is created, "" for nowhere.
+        digest: Of the template; another one stands for an edit.
     """
 
     def __init__(self) -> None:
@@ -65,6 +66,7 @@ class ScriptedExecutor:
         self.launched: list[ClaimedBatch] = []
         self.stops: list[str] = []
         self.dies = ""
+        self.digest = "digest-1"
 
     async def look(self, batches: Sequence[OpenBatch]) -> Sight:
         """How the runs go."""
@@ -79,7 +81,7 @@ class ScriptedExecutor:
 
     async def prepare(self) -> str:
         """There is nothing to make ready."""
-        return "digest-1"
+        return self.digest
 
     async def launch(self, batch: ClaimedBatch) -> str | Blockage:
         """Start a run, or find it."""
