@@ -28,6 +28,8 @@ class Watcher:
     """Looks at the ledger and the user's table in one snapshot, again and again, by a way that is never cut.
 
     Attributes:
+        looks: How often it looked.
+        succeeded: Partitions that the last look showed done.
         wrong: What was not as it must be; empty is good.
     """
 
@@ -35,6 +37,7 @@ class Watcher:
     uid: str
     total: int
     looks: int = 0
+    succeeded: int = 0
     wrong: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -56,13 +59,13 @@ class Watcher:
 
     def _watch_once(self) -> None:
         with psycopg.connect(self.conninfo, autocommit=True) as connection:
-            while not self._stop.wait(0.05):
+            while not self._stop.wait(self.total / 20_000):  # to count them all again takes its time too
                 row = connection.execute(_LOOK, {"uid": self.uid}).fetchone()
                 if row is not None and row[0] is not None:
                     self._judge(*row)
 
     def _judge(self, total: int, rows: int, succeeded: int, made: int, different: int) -> None:
-        self.looks += 1
+        self.looks, self.succeeded = self.looks + 1, succeeded
         if (total, rows) != (self.total, self.total):
             self.wrong.append(f"total {total}, rows {rows} instead of {self.total}")
         if not succeeded == made == different:
