@@ -59,6 +59,7 @@ class ScriptedExecutor:
         stops: Runs that were asked to stop, as often as they were.
         dies: Where the replica shall die: before or after the next run is created, "" for nowhere.
         digest: Of the template; another one stands for an edit.
+        blockage: Why runs that are not ready do not start.
     """
 
     def __init__(self) -> None:
@@ -67,10 +68,12 @@ class ScriptedExecutor:
         self.stops: list[str] = []
         self.dies = ""
         self.digest = "digest-1"
+        self.blockage: Blockage | None = None
 
     async def look(self, batches: Sequence[OpenBatch]) -> Sight:
         """How the runs go."""
-        return Sight([self._view(batch) for batch in batches], list(self.runs))
+        seen = [self._view(batch) for batch in batches]
+        return Sight(seen, list(self.runs), None if all(one.started for one in seen) else self.blockage)
 
     def _view(self, batch: OpenBatch) -> View:
         run = self.runs.get(batch.job_name)

@@ -13,7 +13,7 @@ from psycopg.rows import TupleRow
 from flowstone.backfill.records import Counts
 from flowstone.backfill.standing import Stand
 from flowstone.db.ledger import Ledger
-from flowstone.executor.port import Ended, Running
+from flowstone.executor.port import Blockage, Ended, Running
 from tests.postgres.conftest import Place
 from tests.postgres.scripted import DiedError, Story
 
@@ -275,6 +275,40 @@ class TestLostAndHeld:
             )
             story.step()
         assert story.states()["k00"] == "succeeded"
+
+
+class TestRoom:
+    def test_a_quota_that_lets_one_batch_through_after_the_other_blocks_nothing(self, tell: Tell, place: Place) -> None:
+        """It says what holds others back; when nothing ran for a while it is blocked, until something does again."""
+        story = tell()
+        story.executor.blockage = Blockage("QuotaExceeded", "exceeded quota: q")
+        story.step()
+        first, second, third = story.executor.going
+        second.state = third.state = Running()
+        standing = story.step()
+        assert standing.stand is Stand.RUNNING
+        assert standing.message.endswith("3 batches are out, 2 of them wait to start: exceeded quota: q")
+        story.succeed(first)
+        standing = story.step()
+        assert standing.stand is Stand.RUNNING
+        assert standing.message.endswith("2 batches are out, 2 of them wait to start: exceeded quota: q")
+        with place.connect() as admin:
+            admin.execute("UPDATE flowstone.materialization SET finished_at = now() - interval '21 seconds'")
+        standing = story.step()
+        assert (standing.stand, standing.reason) == (Stand.BLOCKED, "QuotaExceeded")
+        second.state = Running(ready=True)
+        assert story.step().stand is Stand.RUNNING
+        assert len(story.executor.launched) == 3
+
+    def test_batches_that_wait_for_room_are_told_at_once(self, tell: Tell) -> None:
+        """In the scheduler's words; others are handed out meanwhile."""
+        story = tell()
+        story.executor.blockage = Blockage("Unschedulable", "0/1 nodes are available", waiting=True)
+        story.step()
+        story.executor.going[0].state = Running()
+        standing = story.step()
+        assert standing.stand is Stand.RUNNING
+        assert standing.message.endswith("3 batches are out, 1 of them wait to start: 0/1 nodes are available")
 
 
 class TestEdits:

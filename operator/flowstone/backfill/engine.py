@@ -31,7 +31,7 @@ from flowstone.backfill.records import (
 )
 from flowstone.backfill.request import LeasedError, Progress, Request, Tools
 from flowstone.backfill.sizing import PLENTY, batch_size, open_slots
-from flowstone.backfill.standing import Standing, judge
+from flowstone.backfill.standing import QUIET, Standing, is_shared, judge
 from flowstone.backfill.tenancy import Admission
 from flowstone.controller.gather import each
 from flowstone.errors import FlowStoneError, LedgerBusy, LedgerUnavailable
@@ -359,6 +359,8 @@ class Engine:
             over_budget=over_budget,
             blockage=self._progress.blockage,
             waited=_waited(seen, self._tools.now()),
+            started=sum(one.started for one in seen),
+            lately=await self._finished_lately(),
             skipped=skipped,
             retry=retry,
             common=common,
@@ -369,6 +371,13 @@ class Engine:
         else:
             self._progress.again = self._next_look(counts, retry, halted=bool(over_budget or self._spec.suspend))
         return standing
+
+    async def _finished_lately(self) -> bool:
+        """Whether anything was finished of late; looked up only where it matters."""
+        why = self._progress.blockage
+        if why is None or not is_shared(why):
+            return False
+        return await in_thread(self._ledger.throughput, self._uid, QUIET.total_seconds()) > 0
 
     def _next_look(self, counts: Counts, retry: Retry | None, *, halted: bool) -> float:
         if self._spec.cancel and counts.queued:

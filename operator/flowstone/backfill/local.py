@@ -20,7 +20,7 @@ from flowstone.backfill.engine import UNSTARTED, Engine, in_thread
 from flowstone.backfill.plan import Plan
 from flowstone.backfill.records import Counts, OpenBatch
 from flowstone.backfill.request import LeasedError, Progress, Request, Tools
-from flowstone.backfill.standing import Stand, Standing
+from flowstone.backfill.standing import WAITS_FOR_BACKFILL, Stand, Standing
 from flowstone.backfill.tenancy import Admission
 from flowstone.db.waiting import Waiting, waits_for
 from flowstone.errors import LedgerBusy, LedgerUnavailable
@@ -152,7 +152,7 @@ class LocalRun:
         again = progress.again if progress.again is not None else UNSTARTED
         waiting = await self._waits_for(standing, progress)
         if waiting is not None:
-            standing = Standing(Stand.WAITING, "WaitsForBackfill", _waits(waiting))
+            standing = Standing(Stand.WAITING, WAITS_FOR_BACKFILL, _waits(waiting))
         return Pass(standing, progress.counts, progress.batches, again, waiting)
 
     async def _waits_for(self, standing: Standing, progress: Progress) -> Waiting | None:

@@ -19,6 +19,7 @@ from flowstone.backfill.edges.namespace_login import NamespaceLogin
 from flowstone.backfill.edges.reporter import Reporter
 from flowstone.backfill.edges.tenants import Tenants
 from flowstone.backfill.engine import UNSTARTED, Engine, in_thread
+from flowstone.backfill.overlap import with_older
 from flowstone.backfill.plan import Plan, make_plan
 from flowstone.backfill.request import LeasedError, Progress, Request, Tools
 from flowstone.backfill.standing import Stand, Standing
@@ -165,7 +166,8 @@ class _Reconcile:
             return await self._env.tenants.at_hand_out(backfill, executor.known_asset or await executor.asset())
 
         try:
-            return await Engine(self._env.tools, request, apart, plan, self._progress, admit).advance()
+            standing = await Engine(self._env.tools, request, apart, plan, self._progress, admit).advance()
+            return await with_older(ledger, self._uid, standing, self._progress.counts)
         finally:
             if executor.known_asset is not None:
                 self._delivery = delivery_of(executor.known_asset.spec.template)

@@ -29,12 +29,15 @@ class Stand(StrEnum):
     CANCELLED = "Cancelled"
 
 
+WAITS_FOR_BACKFILL = "WaitsForBackfill"
+"""Reason of a backfill that is handed nothing because an older one has the same partitions."""
+
 WAITING_AFTER = timedelta(minutes=10)
 """Waiting for room in the cluster for longer is shown as blocked; before that it is everyday life."""
 
-QUIET = timedelta(seconds=90)
-"""What quota holds back counts as running for so long after anything was finished: between two batches nothing runs for
-a moment, and the Job controller asks again for a pod that was refused within a minute only."""
+QUIET = timedelta(seconds=20)
+"""After anything was finished, quota is not what blocks a backfill for so long: between two batches nothing runs for a
+moment. Whoever sets a quota to nothing is told within half a minute."""
 
 SHOWN = 300
 """Characters of an error in a message."""

@@ -46,6 +46,7 @@ REMEDIES = {
     "DatabaseUnavailable": "bring that Tenant's database back; finished partitions are recorded there and copied then",
     "OutcomesHeld": "nothing: it is tried again after seconds",
     "Cancelling": "wait: each pod has its terminationGracePeriodSeconds to end",
+    "WaitsForBackfill": "wait for the Backfill that is named, or cancel that one",
     "SuspendedBySpec": "`flowstone backfill resume NAME`, or unset spec.suspend",
     "FailureBudgetPassed": "mend the cause, then `flowstone backfill resume NAME`, or raise spec.failureBudget",
     "PartlyFailed": "mend the cause, then `flowstone backfill retry NAME`; a new Backfill also runs the rest",

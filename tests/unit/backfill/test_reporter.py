@@ -63,6 +63,11 @@ def short_of(cpu: int) -> Standing:
     return Standing(Stand.WAITING, "Waiting", f"0/9 nodes are available: {cpu} Insufficient cpu.")
 
 
+def behind(finished: int) -> Standing:
+    """Running, and handed nothing because of an older one."""
+    return Standing(Stand.RUNNING, "WaitsForBackfill", f"{finished} of 9 partitions finished; Backfill a has the same")
+
+
 def blocked(reason: str, message: str = "why") -> Standing:
     """Blocked by the platform."""
     return Standing(Stand.BLOCKED, reason, message)
@@ -73,10 +78,11 @@ def blocked(reason: str, message: str = "why") -> Standing:
     [
         ([RUNNING, suspended(3), suspended(2), suspended(0)], ("Normal", "SuspendedBySpec")),
         ([RUNNING, short_of(9), short_of(8)], ("Normal", "Waiting")),
+        ([RUNNING, behind(0), behind(1)], ("Normal", "WaitsForBackfill")),
         ([RUNNING, blocked("ImagePull"), blocked("ImagePull", "why else")], ("Warning", "ImagePull")),
         ([RUNNING, Standing(Stand.SUCCEEDED, "Succeeded", "all done")], ("Normal", "Succeeded")),
     ],
-    ids=["suspended", "waiting", "blocked", "succeeded"],
+    ids=["suspended", "waiting", "behind", "blocked", "succeeded"],
 )
 async def test_a_standing_is_told_once_when_it_begins(
     world: World, standings: list[Standing], expected: tuple[str, str]
@@ -92,7 +98,9 @@ async def test_what_people_ask_for_again_is_told_again(world: World) -> None:
     assert world.told == [("Normal", "SuspendedBySpec")] * 2
 
 
-@pytest.mark.parametrize("others", [[short_of(9), short_of(8)], [blocked("LedgerUnreachable")] * 2])
+@pytest.mark.parametrize(
+    "others", [[short_of(9), short_of(8)], [behind(0), behind(1)], [blocked("LedgerUnreachable")] * 2]
+)
 async def test_what_comes_and_goes_by_itself_is_told_every_ten_minutes(world: World, others: list[Standing]) -> None:
     """A full cluster, or a database that comes and goes, makes no storm of Events."""
     first, again = others

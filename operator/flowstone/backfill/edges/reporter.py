@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
-from flowstone.backfill.standing import Stand, Standing
+from flowstone.backfill.standing import WAITS_FOR_BACKFILL, Stand, Standing
 from flowstone.backfill.status import Report, compose, differs
 from flowstone.kube.event import Creator, Severity, Told, event, post
 from flowstone.kube.status import Applier, apply_status
@@ -26,7 +26,7 @@ _TOLD: dict[Stand, Severity] = {
 }
 """Standings that are worth an Event when they begin."""
 
-_COME_AND_GO = frozenset({Stand.BLOCKED, Stand.WAITING})
+_COME_AND_GO = frozenset({Stand.BLOCKED, Stand.WAITING, Stand.RUNNING})
 """Standings that begin again and again by themselves, as in a cluster that is full; people ask for the others."""
 
 COMPLAINT_PAUSE = 600.0
@@ -81,12 +81,13 @@ class Reporter:
         return True
 
     async def _tell(self, resource: Mapping[str, Any], old: Mapping[str, Any], standing: Standing) -> None:
-        severity, metadata = _TOLD.get(standing.stand), resource["metadata"]
+        severity, metadata = _severity(standing), resource["metadata"]
         known = {(c.get("reason"), c.get("status")) for c in old.get("conditions") or [] if c.get("type") == "Ready"}
         if severity is None or any(reason == standing.reason for reason, _ in known):
             return
-        words = "" if standing.stand is Stand.WAITING else standing.message  # nodes come, go and fill up
-        if standing.stand not in _COME_AND_GO or self._is_new(metadata["uid"], standing.reason, words):
+        words = standing.message if standing.stand is Stand.BLOCKED else ""  # counts and nodes come and go
+        lasting = standing.stand not in _COME_AND_GO
+        if lasting or self._is_new(metadata["uid"], standing.reason, words):
             await self._post(metadata, standing, severity)
 
     async def complain(self, namespace: str, name: str, standing: Standing) -> None:
@@ -107,3 +108,8 @@ class Reporter:
         told = Told(severity, standing.reason, standing.message)
         body = event("Backfill", metadata, told, instance=self._instance, now=self._now())
         await post(self._kube, self._log, body)
+
+
+def _severity(standing: Standing) -> Severity | None:
+    """How loud a standing is told of; None when it is not."""
+    return "Normal" if standing.reason == WAITS_FOR_BACKFILL else _TOLD.get(standing.stand)
