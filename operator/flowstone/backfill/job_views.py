@@ -15,6 +15,9 @@ from flowstone.executor.port import PATIENCE, Blockage, Running, View
 
 Json = Mapping[str, Any]
 
+MANY_FENCES = 200
+"""Batches that are named in a request; an address has its limits."""
+
 
 @dataclass(frozen=True, slots=True)
 class Handle:
@@ -94,3 +97,10 @@ def is_owned(thing: Json, uid: str) -> bool:
 def selector(uid: str) -> str:
     """Label selector of everything that belongs to a backfill."""
     return f"{LABEL_UID}={uid}"
+
+
+def pods_selector(uid: str, fences: Sequence[int]) -> str:
+    """Label selector of the pods of some batches; pods of Jobs that ended well stay for a while, and nobody asks."""
+    if len(fences) > MANY_FENCES:
+        return selector(uid)
+    return f"{selector(uid)},{LABEL_FENCE} in ({','.join(map(str, fences))})"

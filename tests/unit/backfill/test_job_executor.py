@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -29,7 +29,8 @@ NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 BATCH = OpenBatch(7, "n/c/ns", "job-7", "job-uid", "digest", True, 2, 2, 0, NOW - timedelta(minutes=30))
 JOBS_PATH = "/apis/batch/v1/namespaces/ns/jobs"
 JOB_PATH = f"{JOBS_PATH}/job-7"
-POD_PATH = "/api/v1/namespaces/ns/pods/pod-7"
+PODS_PATH = "/api/v1/namespaces/ns/pods"
+POD_PATH = f"{PODS_PATH}/pod-7"
 
 
 OVER = {"metadata": {"name": "job-7", "uid": "job-uid"}, "status": {"succeeded": 1, "conditions": [COMPLETE]}}
@@ -37,15 +38,17 @@ OVER = {"metadata": {"name": "job-7", "uid": "job-uid"}, "status": {"succeeded":
 
 @dataclass
 class Notes:
-    """What was asked for: deletions by path, uid and seconds of grace; reads by path and field selector."""
+    """What was asked for: deletions by path, uid and seconds of grace; reads by path and selectors."""
 
     deletions: list[tuple[str, str | None, int | None]] = field(default_factory=list)
     reads: list[tuple[str, str]] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
 
     async def give(self, request: web.Request) -> web.Response:
         """Note a read of a server that has one Job, which ended well, and knows the selector as the real one does."""
         fields = request.query.get("fieldSelector", "")
         self.reads.append((request.path, fields))
+        self.labels.append(request.query.get("labelSelector", ""))
         if request.path == JOB_PATH:
             return web.json_response(OVER)
         return web.json_response({"items": [] if fields == "status.successful=0" else [OVER], "metadata": {}})
@@ -146,3 +149,17 @@ async def test_at_rest_all_jobs_are_read(executor: JobExecutor, notes: Notes) ->
     await executor.look([BATCH])
     assert list((await executor.look([])).runs) == ["job-7"]
     assert notes.reads == [(JOBS_PATH, "")] * 2
+
+
+async def test_only_pods_of_batches_that_raise_a_question_are_read(executor: JobExecutor, notes: Notes) -> None:
+    """Pods of Jobs that ended well may be many; a batch whose Job is gone has its own looked for, by its fence."""
+    await executor.look([replace(BATCH, job_name="job-8", fence=8)])
+    assert notes.reads == [(JOBS_PATH, ""), (PODS_PATH, "")]
+    assert notes.labels[-1] == "flowstone.dev/backfill-uid=u,flowstone.dev/fence in (8)"
+
+
+def test_many_batches_are_not_named_one_by_one() -> None:
+    """The address of a request has its limits, so then all pods of the backfill are read."""
+    few, many = (job_views.pods_selector("u", range(number)) for number in (200, 201))
+    assert few.endswith(" in (" + ",".join(map(str, range(200))) + ")")
+    assert many == "flowstone.dev/backfill-uid=u"

@@ -78,19 +78,23 @@ class JobExecutor:
     async def look(self, batches: Sequence[OpenBatch]) -> Sight:
         """Read the Jobs, and pods and Events where the Jobs alone do not tell enough."""
         now = self._now()
-        labels = job_views.selector(self._backfill.uid)
-        found = await self._jobs(batches, labels)
+        found = await self._jobs(batches)
         pairs = job_views.pair(batches, found)
-        pods: list[Json] = []
-        if any(job_views.needs_pods(batch, job, now) for batch, job in pairs):
-            pods = await self._kube.list(core("pods", self._namespace), labels=labels)
+        pods = await self._pods([batch.fence for batch, job in pairs if job_views.needs_pods(batch, job, now)])
         seen = [job_views.view(batch, job, pods, now) for batch, job in pairs]
         names = [job["metadata"]["name"] for job in found if not job_views.is_deleted(job)]
         return Sight(seen, names, await self._blockage([one for one in seen if one.slow(now)], now))
 
-    async def _jobs(self, batches: Sequence[OpenBatch], labels: str) -> list[Json]:
+    async def _pods(self, fences: Sequence[int]) -> list[Json]:
+        if not fences:
+            return []
+        labels = job_views.pods_selector(self._backfill.uid, fences)
+        return await self._kube.list(core("pods", self._namespace), labels=labels)
+
+    async def _jobs(self, batches: Sequence[OpenBatch]) -> list[Json]:
         """The Jobs of open batches, of all that ended badly, and now and then of those that ended well."""
         uid, resting = self._backfill.uid, not batches
+        labels = job_views.selector(uid)
         if self._finished.are_wanted(uid, resting=resting):
             found = await self._kube.list(jobs(self._namespace), labels=labels)
             self._finished.were_seen(uid, resting=resting)
