@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import kopf
 
@@ -44,6 +45,7 @@ from flowstone.errors import FlowStoneError, KubernetesRefused, KubernetesUnavai
 from flowstone.guard import Guards
 from flowstone.handlers import watch
 from flowstone.handlers.health import serve
+from flowstone.handlers.job_watch import follow_jobs
 from flowstone.handlers.watch import Key
 from flowstone.kube.client import Kube
 from flowstone.kube.paths import core, custom
@@ -144,6 +146,7 @@ class Operator:
             asyncio.create_task(run_workers(self._queue, self._reconcile, self._failed, count=self._settings.workers)),
             asyncio.create_task(run_workers(self._tenants, self._reconcile, self._failed, count=TENANT_WORKERS)),
             asyncio.create_task(self._watch()),
+            *(asyncio.create_task(self._watch_jobs(one)) for one in self._settings.watch_namespaces or (None,)),
             asyncio.create_task(self._sweep()),
             asyncio.create_task(self._watch_locks()),
             asyncio.create_task(self._stop.wait()),
@@ -306,6 +309,9 @@ class Operator:
                 report.cancel()
             self._note("watch", problem)
             await asyncio.sleep(KOPF_PAUSE)
+
+    async def _watch_jobs(self, namespace: str | None) -> None:
+        await follow_jobs(self._kube, namespace, self._enqueue, partial(self._note, f"Jobs of {namespace or 'all'}"))
 
     def _enqueue(self, key: Key, delay: float = 0) -> None:
         (self._tenants if key.kind == "Tenant" else self._queue).add(key, delay)

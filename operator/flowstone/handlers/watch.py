@@ -6,14 +6,13 @@ an event only says *look there*, and the reconcile reads for itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import kopf
 from kopf._core.engines import peering
 
-from flowstone.executor.jobs import LABEL_BACKFILL, LABEL_MANAGED_BY
 from flowstone.handlers.stateless import NoDifferences, NoProgress
 from flowstone.kube.paths import GROUP, VERSION
 
@@ -34,9 +33,6 @@ class Key:
 
 Enqueue = Callable[[Key, float], None]
 
-TOGETHER = 0.3
-"""Seconds that a Job's event waits for others: a pod's life is five of them, and one look sees all."""
-
 
 def registry(enqueue: Enqueue, *, tenants: bool) -> kopf.OperatorRegistry:
     """The handlers, in a registry of their own; asynchronous, or Kopf would call them from threads.
@@ -53,10 +49,6 @@ def registry(enqueue: Enqueue, *, tenants: bool) -> kopf.OperatorRegistry:
     async def on_asset(*, name: str, namespace: str | None, **_: Any) -> None:
         enqueue(Key("Asset", namespace or "", name), 0)
 
-    async def on_job(*, labels: Mapping[str, str], namespace: str | None, **_: Any) -> None:
-        if backfill := labels.get(LABEL_BACKFILL):
-            enqueue(Key("Backfill", namespace or "", backfill), TOGETHER)
-
     async def on_tenant(*, name: str, **_: Any) -> None:
         enqueue(Key("Tenant", "", name), 0)
 
@@ -65,7 +57,6 @@ def registry(enqueue: Enqueue, *, tenants: bool) -> kopf.OperatorRegistry:
     kopf.on.event(GROUP, VERSION, "assets", registry=handlers)(on_asset)
     if tenants:
         kopf.on.event(GROUP, VERSION, "tenants", registry=handlers)(on_tenant)
-    kopf.on.event("batch", "v1", "jobs", registry=handlers)(on_job)
     return handlers
 
 
@@ -91,7 +82,6 @@ def settings() -> kopf.OperatorSettings:
     wanted.watching.server_timeout = 270
     wanted.watching.client_timeout = 330
     wanted.watching.inactivity_timeout = 70
-    wanted.watching.label_selectors["batch", "v1", "jobs"] = f"{LABEL_MANAGED_BY}=flowstone"
     wanted.networking.request_timeout = 30
     wanted.networking.error_backoffs = (1, 1, 2, 3)  # then Kopf gives up, and /readyz says why
     return wanted

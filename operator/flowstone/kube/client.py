@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, closing
 from typing import Any, Protocol
 
 import aiohttp
@@ -24,6 +25,14 @@ PAGE = 500
 """Objects a page of a LIST holds; a page is the most that is in memory twice."""
 
 _JSON = "application/json"
+
+_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+
+WATCH_SECONDS = 270
+"""After this the server ends a watch, and whoever follows begins another."""
+
+SILENCE_SECONDS = 150.0
+"""A watch that says nothing for so long is cut off: the server sends a bookmark about every minute."""
 
 
 class RequestCounter(Protocol):
@@ -79,6 +88,29 @@ class Kube:
             if not query["continue"]:
                 return items
 
+    @asynccontextmanager
+    async def watch(self, path: str, *, labels: str = "", since: str = "") -> AsyncIterator[AsyncIterator[Json]]:
+        """Follow what happens to objects, by their metadata alone, until the server ends it after some minutes.
+
+        An event has `type` (ADDED, MODIFIED, DELETED, or BOOKMARK) and `object`, with nothing but its metadata.
+
+        Args:
+            path: Of a collection.
+            since: A resourceVersion that was seen; "" begins with all objects that there are.
+        """
+        query = {"watch": "1", "labelSelector": labels, "timeoutSeconds": str(WATCH_SECONDS)}
+        query |= {"allowWatchBookmarks": "true", "resourceVersion": since}
+        try:
+            async with asyncio.timeout(self._patience):
+                response = await self._call("GET", path, None, query, accept=_METADATA)
+                self._count("GET", response.status)
+                if response.status >= 300:
+                    raise _error(response.status, _decode(await response.read()), f"GET {path}")
+            with closing(response.response) as stream:
+                yield _events(stream, path)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise KubernetesUnavailable(f"the API server broke off the watch of {path}: {error!r}") from error
+
     async def create(self, path: str, body: Mapping[str, Any], *, dry_run: bool = False) -> Json:
         """Create an object; 409 when the name is taken. A trial run also refuses fields that the server would drop."""
         trial = {"dryRun": "All", "fieldValidation": "Strict"}
@@ -128,16 +160,50 @@ class Kube:
     async def _send(
         self, verb: str, path: str, body: Mapping[str, Any] | str | None, query: Mapping[str, str], content: str
     ) -> tuple[int, Json]:
+        response = await self._call(verb, path, body, query, content=content)
+        return response.status, _decode(await response.read())
+
+    async def _call(
+        self,
+        verb: str,
+        path: str,
+        body: Mapping[str, Any] | str | None,
+        query: Mapping[str, str],
+        *,
+        content: str = _JSON,
+        accept: str = _JSON,
+    ) -> Any:
         prepared = await self._api.param_serialize(
             verb,
             path,
             query_params=list(query.items()),
-            header_params={"Content-Type": content, "Accept": _JSON},
+            header_params={"Content-Type": content, "Accept": accept},
             body=dict(body) if isinstance(body, Mapping) else body,
             auth_settings=["BearerToken"],
         )
-        response = await self._api.call_api(*prepared)
-        return response.status, _decode(await response.read())
+        return await self._api.call_api(*prepared)
+
+
+async def _events(stream: aiohttp.ClientResponse, path: str) -> AsyncIterator[Json]:
+    async for line in _lines(stream):
+        event = _decode(line)
+        if event.get("type") == "ERROR" or "object" not in event:
+            said = event.get("object", event)
+            raise _error(int(said.get("code") or 500), said, f"the watch of {path}")
+        yield event
+
+
+async def _lines(stream: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Whole lines of any length: `readline` has a limit, and an object's annotations may be longer."""
+    rest = b""
+    while True:
+        async with asyncio.timeout(SILENCE_SECONDS):
+            chunk = await stream.content.readany()
+        if not chunk:
+            return
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line
 
 
 def _decode(data: bytes) -> Json:

@@ -15,8 +15,8 @@ def custom(plural: str, namespace: str | None = None, name: str | None = None) -
     return _join(f"/apis/{GROUP}/{VERSION}", plural, namespace, name)
 
 
-def jobs(namespace: str, name: str | None = None) -> str:
-    """Path of a namespace's Jobs, or of one."""
+def jobs(namespace: str | None, name: str | None = None) -> str:
+    """Path of Jobs: all, a namespace's, or one."""
     return _join("/apis/batch/v1", "jobs", namespace, name)
 
 
