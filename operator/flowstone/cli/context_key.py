@@ -36,7 +36,7 @@ def context_key(
     if bool(secret) == (origin is not None):
         raise InvalidSpec("--secret, --from", secret or str(origin or ""), "name one of the two")
     if origin is not None:
-        keys = ContextKeys.parsed(origin.read_text("ascii"), origin)
+        keys = ContextKeys.parsed(_text(origin), origin)
     else:
         cluster = Cluster.connect(kubeconfig, context=context, namespace=namespace or None)
         keys = kept(cluster, cluster.namespace, secret)
@@ -76,6 +76,13 @@ def _made(cluster: Cluster, path: str, namespace: str, name: str) -> dict[str, A
         if refused.status != 409:
             raise
         return cluster.get(path)
+
+
+def _text(origin: Path) -> str:
+    try:
+        return origin.read_text("ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidSpec("--from", str(origin), f"the file cannot be read: {type(error).__name__}") from error
 
 
 def _write(keys: ContextKeys, to: Path) -> None:

@@ -57,3 +57,12 @@ def test_one_origin_is_named(tmp_path: Path, origins: list[str], capsys: pytest.
     """Neither none nor both."""
     assert main(["context-key", "--to", str(tmp_path / "to"), *origins]) == 2
     assert "name one of the two" in capsys.readouterr().err
+
+
+def test_an_origin_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By its path, as bad input, without a traceback."""
+    missing = tmp_path / "missing"
+    assert main(["context-key", "--from", str(missing), "--to", str(tmp_path / "to")]) == 2
+    said = capsys.readouterr().err
+    assert str(missing) in said.replace("\n", "")
+    assert "Traceback" not in said

@@ -71,6 +71,29 @@ def test_days_and_instants_need_no_quotes(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "metadata: {name: b}\nspec: {}\nspec: {asset: a}\n",
+        "metadata: {name: b}\nspec:\n  maxParallel: 2\n  asset: a\n  maxParallel: 200\n",
+    ],
+    ids=["at the top", "inside"],
+)
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path, text: str) -> None:
+    """The message names the key and its line, so that nobody works with the value they did not mean."""
+    file = tmp_path / "b.yaml"
+    file.write_text(text)
+    with pytest.raises(InvalidSpec, match=r"'(spec|maxParallel)' stands here twice[\s\S]*line [35]"):
+        read(file)
+
+
+def test_a_merged_mapping_may_be_overridden(tmp_path: Path) -> None:
+    """YAML's `<<` brings keys that the mapping itself says otherwise."""
+    file = tmp_path / "b.yaml"
+    file.write_text("metadata: &m {name: b, namespace: n}\nspec: {template: {<<: *m, name: c}}\n")
+    assert read(file)[0]["spec"]["template"] == {"name": "c", "namespace": "n"}
+
+
 def test_plan_command_on_the_example(capsys: pytest.CaptureFixture[str]) -> None:
     """It works on files alone, and as JSON it can be compared by scripts."""
     file = str(EXAMPLES / "flights" / "flaky.yaml")
