@@ -16,13 +16,14 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from flowstone.backfill.engine import UNSTARTED, Engine, in_thread
+from flowstone.backfill.engine import UNSTARTED, Engine
+from flowstone.backfill.overlap import find_older
 from flowstone.backfill.plan import Plan
 from flowstone.backfill.records import Counts, OpenBatch
 from flowstone.backfill.request import LeasedError, Progress, Request, Tools
 from flowstone.backfill.standing import WAITS_FOR_BACKFILL, Stand, Standing
 from flowstone.backfill.tenancy import Admission
-from flowstone.db.waiting import Waiting, waits_for
+from flowstone.db.waiting import Waiting
 from flowstone.errors import LedgerBusy, LedgerUnavailable
 from flowstone.executor.processes import Processes
 
@@ -150,20 +151,10 @@ class LocalRun:
         if standing.stand is Stand.SUSPENDED and suspend:
             standing = replace(standing, reason="Interrupted", message=_STOPPING[suspend])
         again = progress.again if progress.again is not None else UNSTARTED
-        waiting = await self._waits_for(standing, progress)
+        waiting = await find_older(self._tools.ledger, self._request.uid, standing, progress.counts)
         if waiting is not None:
             standing = Standing(Stand.WAITING, WAITS_FOR_BACKFILL, _waits(waiting))
         return Pass(standing, progress.counts, progress.batches, again, waiting)
-
-    async def _waits_for(self, standing: Standing, progress: Progress) -> Waiting | None:
-        """Why nothing is handed out although something is queued, if another backfill is the reason."""
-        counts, ledger = progress.counts, self._tools.ledger
-        if standing.stand is not Stand.RUNNING or counts is None or counts.running or not counts.queued:
-            return None
-        try:
-            return await in_thread(waits_for, ledger.database, self._request.uid)
-        except (LedgerBusy, LedgerUnavailable):  # the next pass asks again
-            return None
 
 
 def _waits(waiting: Waiting) -> str:
