@@ -1,7 +1,7 @@
 """Kopf without a memory on the objects: it keeps nothing there, and works out no differences that nobody asks for.
 
-By itself Kopf copies each object that an event brings several times to compare it with what it stored; for a Job, with
-its pod template, that is most of what an event costs. Event handlers never see the result.
+By itself Kopf copies each object that an event brings several times to compare it with what it stored, which is most of
+what an event of a large object costs. Event handlers never see the result.
 """
 
 from __future__ import annotations
