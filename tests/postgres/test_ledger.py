@@ -23,6 +23,7 @@ from flowstone.backfill.records import (
 from flowstone.db import settling
 from flowstone.db.batching import KEY_BYTES, weight
 from flowstone.db.ledger import Ledger
+from flowstone.db.planning import BLOCK_ROWS
 from flowstone.errors import LedgerBusy, LedgerRefused
 from tests.postgres.conftest import CLUSTER, OTHER_SCOPE, SCOPE, Place, Queue, Register, request
 
@@ -200,6 +201,14 @@ class TestPlan:
         uid = queue(keys)
         rows = place.all("SELECT partition FROM flowstone.materialization WHERE backfill = %s ORDER BY ordinal", uid)
         assert [key for (key,) in rows] == keys
+
+    def test_rows_of_many_blocks_are_numbered_through(self, ledger: Ledger, register: Register, place: Place) -> None:
+        """More rows than go to the server at a time, of two scopes by turns, keep their order and their scope."""
+        uid = register("daily", scope="")
+        rows = [((SCOPE, OTHER_SCOPE)[number % 2], f"p{number:04d}") for number in range(2 * BLOCK_ROWS + 1)]
+        assert ledger.plan(uid, rows, total=len(rows), set_hash="h", select="All") == Counts(total=1025, queued=1025)
+        found = place.all("SELECT scope, partition, ordinal FROM flowstone.materialization ORDER BY ordinal")
+        assert found == [(scope, partition, number) for number, (scope, partition) in enumerate(rows)]
 
     def test_a_skipped_scope_is_not_worked_on(self, ledger: Ledger, register: Register) -> None:
         """Rows of a scope that a guard refused are skipped with the reason; the others are queued."""

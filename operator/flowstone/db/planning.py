@@ -1,6 +1,7 @@
 """How a backfill's partitions come into the ledger: one transaction, one stream, constant memory.
 
-Rows go in by COPY. psycopg's `write_row` costs more than the server's work, so blocks of text are made here.
+Rows go in by COPY, in its binary format, which costs the server a fifth less than text. psycopg's `write_row` costs
+more than all of the server's work, so the blocks are made here.
 Where the login does not bypass row level security COPY is refused, and where earlier successes may have to be
 left out each row needs a look at `latest`: then the stream goes to a temporary table, and one INSERT takes it
 from there.
@@ -10,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
+from struct import Struct
+from uuid import UUID
 
 from psycopg import errors as pg
 
@@ -20,7 +23,7 @@ from flowstone.db.roles import bypasses_row_security
 from flowstone.errors import LedgerRefused
 
 BLOCK_ROWS = 512
-"""Rows that go to the server at a time, about 64 KiB."""
+"""Rows that go to the server at a time, about 100 KiB."""
 
 BLOCK_SECONDS = 20.0
 """Longest time one block may take; a wire that stands still for longer is given up."""
@@ -31,19 +34,33 @@ ALREADY = "AlreadyMaterialized"
 NOT_FAILED = "NotFailed"
 """Reason of a row that `select: Failed` skips because no earlier backfill failed on it."""
 
-_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+SIGNATURE = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+"""How binary COPY data begins: no flags, and nothing added to the header."""
+
+TRAILER = b"\xff\xff"
+"""How it ends."""
+
+_COUNT = Struct(">h")
+"""How many fields a row has."""
+
+_LENGTH = Struct(">i")
+"""How many bytes a field has, before it; -1 stands for NULL."""
+
+_MIDDLE = Struct(">iqi")
+"""The ordinal with its length, and the length of the partition that comes last."""
 
 _DIRECT = """
-    COPY flowstone.materialization (scope, asset, backfill, state, reason, partition, ordinal) FROM STDIN
+    COPY flowstone.materialization (asset, backfill, scope, state, reason, ordinal, partition)
+    FROM STDIN WITH (FORMAT binary)
 """
 
 _STAGE = """
     CREATE TEMPORARY TABLE flowstone_plan (
-        scope text COLLATE "C", state text, reason text, partition text COLLATE "C", ordinal bigint
+        scope text COLLATE "C", state text, reason text, ordinal bigint, partition text COLLATE "C"
     ) ON COMMIT DROP
 """
 
-_STAGED = "COPY pg_temp.flowstone_plan FROM STDIN"
+_STAGED = "COPY pg_temp.flowstone_plan FROM STDIN WITH (FORMAT binary)"
 
 _FROM_STAGE = """
     WITH planned AS (
@@ -136,7 +153,7 @@ def _queue(
     missing = select == "Missing" and _may_be_done(tx, record)
     if missing or not bypasses_row_security(tx.connection):
         return _queue_staged(tx, record, rows, _FROM_STAGE, skipped, missing=missing)
-    stream = Stream(rows, (record.asset, record.uid), skipped)
+    stream = Stream(rows, (record.asset.encode(), UUID(record.uid).bytes), skipped)
     _copy(tx, _DIRECT, stream)
     return Counts(total=stream.rows, queued=stream.rows - stream.skipped, skipped=stream.skipped)
 
@@ -179,21 +196,24 @@ def _copy(tx: Transaction, target: str, stream: Stream) -> None:
         tx.extend(LONG_SECONDS)
 
 
-def _escaped(text: str) -> str:
-    """A value as COPY reads it; nearly none needs an escape, and to look costs a quarter of making one."""
-    return text if text.isprintable() and "\\" not in text else text.translate(_ESCAPES)
+def _field(value: bytes | None) -> bytes:
+    return _LENGTH.pack(-1) if value is None else _LENGTH.pack(len(value)) + value
 
 
 class Stream:
-    """The plan's rows as blocks of COPY text, numbered as they come; `rows` and `skipped` count what has passed.
+    """The plan's rows as blocks of binary COPY data, numbered as they come; `rows` and `skipped` count what has passed.
+
+    Each row has the fields `constants`, scope, state, reason, ordinal, partition.
 
     Args:
         rows: (scope, partition) in the order of the set.
-        constants: Values of the columns between `scope` and `state`.
+        constants: Values of the columns that come first, in their binary form.
         skipped: Reason by scope, for scopes whose rows are not to be worked on.
     """
 
-    def __init__(self, rows: Iterable[tuple[str, str]], constants: tuple[str, ...], skipped: Mapping[str, str]) -> None:
+    def __init__(
+        self, rows: Iterable[tuple[str, str]], constants: tuple[bytes, ...], skipped: Mapping[str, str]
+    ) -> None:
         self.rows = 0
         self.skipped = 0
         self._source = rows
@@ -201,23 +221,26 @@ class Stream:
         self._reasons = skipped
 
     def __iter__(self) -> Iterator[bytes]:
-        starts: dict[str, str] = {}
+        yield SIGNATURE
+        starts: dict[str, bytes] = {}
         source = iter(self._source)
+        middle = _MIDDLE.pack
         while block := tuple(islice(source, BLOCK_ROWS)):
             for scope in {scope for scope, _ in block} - starts.keys():
                 starts[scope] = self._start(scope)
-            lines = [
-                f"{starts[scope]}{_escaped(partition)}\t{ordinal}\n"
+            rows = [
+                starts[scope] + middle(8, ordinal, len(key := partition.encode())) + key
                 for ordinal, (scope, partition) in enumerate(block, self.rows)
             ]
             self.rows += len(block)
             if self._reasons:
                 self.skipped += sum(scope in self._reasons for scope, _ in block)
-            yield "".join(lines).encode()
+            yield b"".join(rows)
+        yield TRAILER
 
-    def _start(self, scope: str) -> str:
-        """The text before a partition, the same for all rows of a scope."""
+    def _start(self, scope: str) -> bytes:
+        """What comes before the ordinal, the same for all rows of a scope."""
         reason = self._reasons.get(scope)
-        fields = [scope, *self._constants, "queued" if reason is None else "skipped"]
-        escaped = [text.translate(_ESCAPES) for text in fields]
-        return "\t".join([*escaped, "\\N" if reason is None else reason.translate(_ESCAPES), ""])
+        state, why = (b"queued", None) if reason is None else (b"skipped", reason.encode())
+        fields = (*self._constants, scope.encode(), state, why)
+        return _COUNT.pack(len(fields) + 2) + b"".join(map(_field, fields))
