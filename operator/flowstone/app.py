@@ -31,6 +31,7 @@ from flowstone.backfill.request import Limits, Tools
 from flowstone.backfill.secret import Endpoint
 from flowstone.controller.queue import WorkQueue, run_workers
 from flowstone.db.bootstrap import hardened
+from flowstone.db.connection import session_name
 from flowstone.db.endpoint import place_of
 from flowstone.db.ledger import Ledger
 from flowstone.db.lock_watch import end_waiting
@@ -105,7 +106,7 @@ class Operator:
         self._tenants: WorkQueue[Key] = WorkQueue(clock=time.monotonic, random=self._random)
         self._stop = asyncio.Event()
         self._prune_at = time.monotonic()
-        self._owner = f"{settings.pod_name}/{secrets.token_hex(4)}"
+        self._owner = session_name(settings.pod_name, secrets.token_hex(4))
 
     async def run(self) -> None:
         """Serve health, watch and reconcile until told to stop."""
@@ -113,7 +114,7 @@ class Operator:
         async with serve(self._health, self._metrics, port=self._settings.health_port):
             self._kube = await self._connect()
             self._cluster = await self._cluster_id()
-            self._ledger = Ledger.connect(self._settings.database_url, cluster=self._cluster)
+            self._ledger = Ledger.connect(self._settings.database_url, cluster=self._cluster, name=self._owner)
             try:
                 await self._work()
             finally:

@@ -60,7 +60,11 @@ class OperatorSettings(BaseSettings):
     """Resources that are reconciled at the same time; each holds at most one connection to the ledger."""
 
     lease_seconds: float = Field(default=15, ge=2)
-    """Seconds for which a replica keeps a backfill to itself; after a crash another one waits this long."""
+    """Seconds for which a replica keeps a backfill to itself.
+
+    One that was killed is waited for until Postgres has seen its connections end, mostly at once; one that is cut off
+    from Postgres or lost with its node is waited for this long.
+    """
 
     pod_name: str = "flowstone"
     """This replica's name: the owner of its leases and the instance that its Events name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
@@ -22,6 +23,7 @@ from flowstone.backfill.records import (
 )
 from flowstone.db import settling
 from flowstone.db.batching import KEY_BYTES, weight
+from flowstone.db.connection import session_name
 from flowstone.db.ledger import Ledger
 from flowstone.db.planning import BLOCK_ROWS
 from flowstone.errors import LedgerBusy, LedgerRefused
@@ -55,6 +57,14 @@ def done(
 ) -> RowChange:
     """A change of a running row."""
     return RowChange(partition, expected, state, reason, attempts, not_before, error, charged)
+
+
+def until_ended(place: Place, name: str) -> None:
+    """Return once no session has this name."""
+    deadline = time.monotonic() + 20
+    while place.all("SELECT FROM pg_stat_activity WHERE application_name = %s", name):
+        assert time.monotonic() < deadline, "the session goes on"
+        time.sleep(0.01)
 
 
 def succeed(ledger: Ledger, uid: str, claim: ClaimRequest = EVERYTHING) -> None:
@@ -111,6 +121,15 @@ class TestLease:
         """A lease whose time is over is free."""
         uid = register("daily")
         assert ledger.take_lease(uid, "one", -1) is True
+        assert ledger.take_lease(uid, "two", 60) is True
+
+    def test_a_lease_ends_with_its_owners_sessions(self, ledger: Ledger, register: Register, place: Place) -> None:
+        """A replica called like its sessions holds a lease while it has one; then the lease is free before its time."""
+        uid, owner = register("daily"), session_name("a-pod-with-a-long-name" * 4, "0a1b2c3d")
+        with Ledger.connect(place.operator, cluster=CLUSTER, name=owner) as replica:
+            assert replica.take_lease(uid, owner, 60) is True
+            assert ledger.take_lease(uid, "two", 60) is False
+        until_ended(place, owner)
         assert ledger.take_lease(uid, "two", 60) is True
 
     def test_all_leases_of_an_owner_are_given_back(self, ledger: Ledger, register: Register) -> None:

@@ -82,7 +82,7 @@ class BackfillReconciler:
             return await self._reconcile(namespace, name)
         except LeasedError:  # events of its Jobs come several times a second, and the other replica sees to them
             self._elsewhere[namespace, name] = self._env.now() + timedelta(seconds=ELSEWHERE)
-            return self._env.tools.limits.lease_seconds / 2
+            return ELSEWHERE  # by then its owner may be dead, and nothing else would tell
 
     async def _reconcile(self, namespace: str, name: str) -> float | None:
         try:

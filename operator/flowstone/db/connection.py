@@ -29,7 +29,7 @@ Connection = psycopg.Connection[TupleRow]
 Pool = ConnectionPool[Connection]
 
 APPLICATION_NAME = "flowstone-operator"
-"""What `pg_stat_activity` shows for the ledger's sessions."""
+"""What `pg_stat_activity` shows for the ledger's sessions, or begins with where a replica has a name."""
 
 POOL_SIZE = 8
 """Connections one replica holds at most."""
@@ -68,10 +68,20 @@ SESSION = {
 """Settings of each session: it waits 2 s for a lock, and leaves none behind when this process dies."""
 
 
-def open_pool(conninfo: str, *, size: int = POOL_SIZE) -> Pool:
+def session_name(pod: str, token: str) -> str:
+    """What all sessions of one replica are called; at most the 63 bytes that Postgres keeps of a name.
+
+    Args:
+        pod: For people.
+        token: Eight characters that no other replica has, nor this one after a restart.
+    """
+    return f"{APPLICATION_NAME} {pod[:35]}/{token}"
+
+
+def open_pool(conninfo: str, *, size: int = POOL_SIZE, name: str = APPLICATION_NAME) -> Pool:
     """Make the pool without waiting for Postgres, which may not be there yet."""
     return ConnectionPool(
-        wired(conninfo, APPLICATION_NAME),
+        wired(conninfo, name),
         kwargs={"autocommit": True, "prepare_threshold": None},  # a generic plan knows no array's length
         min_size=1,
         max_size=size,

@@ -47,7 +47,7 @@ from flowstone.backfill.records import (
     Vain,
 )
 from flowstone.db import claiming, holders, planning, reading, registry, retention, schema, settling, steering
-from flowstone.db.connection import POOL_SIZE, Database, Pool, open_pool
+from flowstone.db.connection import APPLICATION_NAME, POOL_SIZE, Database, Pool, open_pool
 
 NOBODY: Mapping[str, str] = MappingProxyType({})
 """No scope is skipped."""
@@ -71,9 +71,9 @@ class Ledger:
         self._head = schema.head()
 
     @classmethod
-    def connect(cls, conninfo: str, *, cluster: str, size: int = POOL_SIZE) -> Self:
-        """A ledger over a pool of its own; does not wait for Postgres to be there."""
-        return cls(open_pool(conninfo, size=size), cluster=cluster)
+    def connect(cls, conninfo: str, *, cluster: str, size: int = POOL_SIZE, name: str = APPLICATION_NAME) -> Self:
+        """A ledger over a pool of its own, whose sessions have a name; does not wait for Postgres to be there."""
+        return cls(open_pool(conninfo, size=size, name=name), cluster=cluster)
 
     def close(self) -> None:
         """Close the pool's connections."""
@@ -114,6 +114,9 @@ class Ledger:
 
     def take_lease(self, uid: str, owner: str, seconds: float) -> bool:
         """Take or renew the lease on a backfill for `seconds`.
+
+        An owner that is called like its sessions (`session_name`) keeps the lease only as long as it has one, so that
+        a replica that was killed is waited for by nobody.
 
         Returns:
             False when another owner holds it, when it is not registered, or while any replica plans it.

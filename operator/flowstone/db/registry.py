@@ -5,7 +5,7 @@ from __future__ import annotations
 from psycopg.types.json import Jsonb
 
 from flowstone.backfill.records import BackfillRecord, NewBackfill
-from flowstone.db.connection import Transaction
+from flowstone.db.connection import APPLICATION_NAME, Transaction
 from flowstone.errors import LedgerRefused
 
 _FIND = """
@@ -22,13 +22,16 @@ _INSERT = """
 """
 
 # SKIP LOCKED: while another replica plans the backfill it holds the row for seconds, and that is an answer too.
+# A replica without a session was killed, or is cut off and will be refused when it comes back: fences see to the rest.
 _TAKE_LEASE = """
     UPDATE flowstone.backfill AS b
     SET lease_owner = %(owner)s, lease_until = clock_timestamp() + make_interval(secs => %(seconds)s)
     FROM (
         SELECT uid FROM flowstone.backfill
         WHERE uid = %(uid)s
-          AND (lease_owner IS NULL OR lease_owner = %(owner)s OR lease_until < clock_timestamp())
+          AND (lease_owner IS NULL OR lease_owner = %(owner)s OR lease_until < clock_timestamp()
+               OR (lease_owner ^@ %(named)s AND NOT EXISTS (
+                   SELECT FROM pg_catalog.pg_stat_activity AS a WHERE a.application_name = lease_owner)))
         FOR NO KEY UPDATE SKIP LOCKED
     ) AS free
     WHERE b.uid = free.uid
@@ -86,7 +89,8 @@ def register(tx: Transaction, new: NewBackfill) -> BackfillRecord:
 
 def take_lease(tx: Transaction, uid: str, owner: str, seconds: float) -> bool:
     """Whether `owner` holds the backfill for the next `seconds`."""
-    return tx.run(_TAKE_LEASE, {"uid": uid, "owner": owner, "seconds": seconds}) == 1
+    names = {"uid": uid, "owner": owner, "seconds": seconds, "named": f"{APPLICATION_NAME} "}
+    return tx.run(_TAKE_LEASE, names) == 1
 
 
 def release(tx: Transaction, owner: str, uid: str | None) -> None:
