@@ -13,7 +13,8 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from flowstone.backfill.records import Counts
-from flowstone.db.connection import Database, Deadline, open_pool
+from flowstone.db.connection import Database, open_pool
+from flowstone.db.deadline import Deadline
 from flowstone.db.ledger import Ledger
 from flowstone.errors import LedgerBusy, LedgerRefused, LedgerUnavailable
 from tests.postgres.conftest import CLUSTER, Place, Queue, request

@@ -8,14 +8,9 @@ for ever. Each of these surfaces as `LedgerUnavailable`, and the pool renews its
 
 from __future__ import annotations
 
-import os
-import socket
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 from psycopg import errors as pg
@@ -23,6 +18,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
+from flowstone.db.deadline import Deadline
 from flowstone.errors import LedgerBusy, LedgerRefused, LedgerUnavailable
 
 Connection = psycopg.Connection[TupleRow]
@@ -104,45 +100,6 @@ def _configure(connection: Connection) -> None:
     connection.execute(f"SELECT {calls}".encode(), [word for pair in SESSION.items() for word in pair])
 
 
-class Deadline:
-    """Shuts a connection's socket down when its time is over; `extend` gives it more.
-
-    Args:
-        connection: The connection whose owner may be stuck in a read or a write.
-        seconds: How long from now.
-        clock: Monotonic seconds.
-    """
-
-    def __init__(self, connection: Connection, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._socket = os.dup(connection.fileno())
-        self._clock = clock
-        self._until = clock() + seconds
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="ledger-deadline", daemon=True)
-
-    def extend(self, seconds: float) -> None:
-        """Let the transaction go on for `seconds` from now; at most one thread may call this."""
-        self._until = self._clock() + seconds
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        with socket.socket(fileno=self._socket) as wire:
-            while (left := self._until - self._clock()) > 0:
-                if self._over.wait(left):
-                    return
-            with suppress(OSError):  # already closed by the other side
-                wire.shutdown(socket.SHUT_RDWR)
-
-
 class Transaction:
     """One transaction: a connection, and the deadline that can be extended while there is progress."""
 
@@ -220,12 +177,17 @@ class Database:
             LedgerBusy: A row or table is locked by somebody else.
             LedgerRefused: Postgres refused a statement.
         """
-        with (
-            translated(),
-            self._checkout() as connection,
-            Deadline(connection, seconds) as deadline,
-            connection.transaction(),
-        ):
+        with self.autocommit(seconds) as tx, tx.connection.transaction():
+            yield tx
+
+    @contextmanager
+    def autocommit(self, seconds: float = DEADLINE_SECONDS) -> Iterator[Transaction]:
+        """Yield what makes each statement a transaction of its own, in a third of the round trips.
+
+        Raises:
+            LedgerUnavailable, LedgerBusy, LedgerRefused: As `transaction`.
+        """
+        with translated(), self._checkout() as connection, Deadline(connection, seconds) as deadline:
             yield Transaction(connection, deadline)
 
     @contextmanager

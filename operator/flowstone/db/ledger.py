@@ -93,10 +93,9 @@ class Ledger:
             LedgerRefused: It is there, and this login may not read it.
             LedgerUnavailable: Postgres does not answer.
         """
-        with self.database.transaction() as tx:
+        with self.database.autocommit() as tx:
             revision, min_operator = schema.found(tx.connection)
-        if not revision:
-            with self.database.transaction() as tx:
+            if not revision:
                 schema.require_readable(tx.connection)
         schema.check(revision, min_operator, self._head)
 
@@ -104,7 +103,7 @@ class Ledger:
 
     def find(self, uid: str) -> BackfillRecord | None:
         """The backfill's record, or None when it is not registered."""
-        with self.database.transaction() as tx:
+        with self.database.autocommit() as tx:
             return registry.find(tx, uid)
 
     def register(self, new: NewBackfill) -> BackfillRecord:
@@ -121,27 +120,27 @@ class Ledger:
         Returns:
             False when another owner holds it, when it is not registered, or while any replica plans it.
         """
-        with self.database.transaction() as tx:
+        with self.database.autocommit() as tx:
             return registry.take_lease(tx, uid, owner, seconds)
 
     def release_lease(self, uid: str, owner: str) -> None:
         """Give the lease back, if `owner` holds it."""
-        with self.database.transaction() as tx:
+        with self.database.autocommit() as tx:
             registry.release(tx, owner, uid)
 
     def release_leases(self, owner: str) -> None:
         """Give back every lease that `owner` holds, when it shuts down."""
-        with self.database.transaction() as tx:
+        with self.database.autocommit() as tx:
             registry.release(tx, owner, None)
 
     def live_uids(self) -> list[tuple[str, str, str]]:
         """(uid, namespace, name) of this cluster's backfills that are not closed, in order of registration."""
-        with self.database.transaction() as tx:
+        with self.database.autocommit() as tx:
             return registry.live(tx, self.cluster)
 
     def finish(self, uid: str) -> None:
         """Note that the backfill came to its end; the first time stands."""
-        with self.database.transaction() as tx:
+        with self.database.autocommit() as tx:
             registry.finish(tx, uid)
 
     # --- steering
@@ -163,12 +162,12 @@ class Ledger:
             first: Seconds of the first wait; it doubles with each attempt.
             longest: Seconds of the longest wait.
         """
-        with self.database.transaction() as tx:
+        with self.database.autocommit() as tx:
             return steering.hasten(tx, uid, first, longest, settling.CHUNK_ROWS)
 
     def stop(self, uid: str, budget: str | None) -> None:
         """Write down that this failure budget stopped the backfill; None lifts the stop."""
-        with self.database.transaction() as tx:
+        with self.database.autocommit() as tx:
             steering.stop(tx, uid, budget)
 
     def spread(self, uid: str, nth: int) -> int | None:
@@ -177,12 +176,12 @@ class Ledger:
         Returns:
             None when there are fewer settled failures.
         """
-        with self.database.transaction() as tx:
+        with self.database.autocommit() as tx:
             return steering.spread(tx, uid, nth)
 
     def common_error(self, uid: str) -> CommonError | None:
         """The most frequent error among the latest failures; numbers in it make no difference."""
-        with self.database.transaction() as tx:
+        with self.database.autocommit() as tx:
             return steering.common_error(tx, uid)
 
     # --- the queue
@@ -235,7 +234,7 @@ class Ledger:
 
     def record_job(self, fence: int, job_name: str, job_uid: str) -> None:
         """Note the Job of an open batch."""
-        with self.database.transaction() as tx:
+        with self.database.autocommit() as tx:
             settling.record_job(tx, fence, job_name, job_uid)
 
     def settle(self, fence: int, changes: Sequence[RowChange], *, close: str | None) -> None:
@@ -300,70 +299,70 @@ class Ledger:
 
     def counts(self, uid: str) -> Counts:
         """How many rows are in which state; half a second for a million rows."""
-        with self.database.transaction() as tx:
+        with self.database.autocommit() as tx:
             return reading.counts(tx, uid)
 
     def queued(self, uid: str, most: int) -> int:
         """How many rows wait, counted up to `most`."""
-        with self.database.transaction() as tx:
+        with self.database.autocommit() as tx:
             return reading.queued(tx, uid, most)
 
     def failed(self, uid: str) -> int:
         """How many partitions failed for good."""
-        with self.database.transaction() as tx:
+        with self.database.autocommit() as tx:
             return reading.failed(tx, uid)
 
     def next_retry(self, uid: str) -> Retry | None:
         """The row whose back-off is over next; None when none waits."""
-        with self.database.transaction() as tx:
+        with self.database.autocommit() as tx:
             return reading.next_retry(tx, uid)
 
     def open_batches(self, uid: str) -> list[OpenBatch]:
         """The open batches, oldest first."""
-        with self.database.transaction() as tx:
+        with self.database.autocommit() as tx:
             return reading.open_batches(tx, uid)
 
     def vain(self, uid: str, digest: str, limit: int = 200) -> list[Vain]:
         """The latest closed batches of one template that finished nothing and charged nobody, the newest first."""
-        with self.database.transaction() as tx:
+        with self.database.autocommit() as tx:
             return reading.vain(tx, uid, digest, limit)
 
     def failed_parts(self, uid: str, attempts: int) -> int:
         """Batches that failed since anything last succeeded, of partitions that have failed more than `attempts`."""
-        with self.database.transaction() as tx:
+        with self.database.autocommit() as tx:
             return reading.failed_parts(tx, uid, attempts)
 
     def rows_of(self, fence: int) -> list[Row]:
         """The rows that carry a fence, by ordinal."""
-        with self.database.transaction() as tx:
+        with self.database.autocommit() as tx:
             return reading.rows_of(tx, fence)
 
     def scopes(self, uid: str) -> tuple[str, ...]:
         """Whose rows a backfill has; this never changes once it is planned."""
-        with self.database.transaction() as tx:
+        with self.database.autocommit() as tx:
             return reading.scopes(tx, uid)
 
     def skipped(self, uid: str, limit: int = 10) -> list[Skipped]:
         """Why rows were skipped, the most frequent reasons first."""
-        with self.database.transaction() as tx:
+        with self.database.autocommit() as tx:
             return reading.skipped(tx, uid, limit)
 
     def failures(self, uid: str, limit: int = 10) -> list[Failure]:
         """The first partitions that failed for good."""
-        with self.database.transaction() as tx:
+        with self.database.autocommit() as tx:
             return reading.failures(tx, uid, limit)
 
     def intervals(self, uid: str, state: State, limit: int = 50) -> list[Interval]:
         """The first runs of consecutive partitions in a state."""
-        with self.database.transaction() as tx:
+        with self.database.autocommit() as tx:
             return reading.intervals(tx, uid, state, limit)
 
     def throughput(self, uid: str, window_seconds: float) -> float:
         """Partitions per minute that ended within the last `window_seconds`."""
-        with self.database.transaction() as tx:
+        with self.database.autocommit() as tx:
             return reading.throughput(tx, uid, window_seconds)
 
     def pace(self, uid: str) -> float | None:
         """Seconds that one partition takes of late; None while nothing has finished."""
-        with self.database.transaction() as tx:
+        with self.database.autocommit() as tx:
             return reading.pace(tx, uid)
