@@ -22,9 +22,9 @@ import kopf
 
 from flowstone.backfill.asset_reconcile import AssetReconciler, is_finished
 from flowstone.backfill.edges.assets import Assets
-from flowstone.backfill.edges.finished_jobs import FinishedJobs
 from flowstone.backfill.edges.namespace_login import NamespaceLogin
 from flowstone.backfill.edges.reporter import Reporter
+from flowstone.backfill.edges.seen_jobs import SeenJobs
 from flowstone.backfill.edges.tenants import Tenants
 from flowstone.backfill.reconcile import BackfillReconciler, Environment
 from flowstone.backfill.request import Limits, Tools
@@ -104,6 +104,7 @@ class Operator:
         self._queue: WorkQueue[Key] = WorkQueue(clock=time.monotonic, random=self._random)
         # Apart, because each Tenant waits for a proof that may take a minute, and no Backfill shall stand behind them.
         self._tenants: WorkQueue[Key] = WorkQueue(clock=time.monotonic, random=self._random)
+        self._seen = SeenJobs(clock=time.monotonic)
         self._stop = asyncio.Event()
         self._prune_at = time.monotonic()
         self._owner = session_name(settings.pod_name, secrets.token_hex(4))
@@ -179,7 +180,7 @@ class Operator:
             ),
             assets=assets,
             tenants=tenants,
-            finished=FinishedJobs(),
+            seen=self._seen,
             outcomes=self._outcomes,
             reporter=Reporter(self._kube, self._log, now=_now, clock=time.monotonic, instance=self._settings.pod_name),
             now=_now,
@@ -312,7 +313,8 @@ class Operator:
             await asyncio.sleep(KOPF_PAUSE)
 
     async def _watch_jobs(self, namespace: str | None) -> None:
-        await follow_jobs(self._kube, namespace, self._enqueue, partial(self._note, f"Jobs of {namespace or 'all'}"))
+        note = partial(self._note, f"Jobs of {namespace or 'all'}")
+        await follow_jobs(self._kube, namespace, self._seen, self._enqueue, note)
 
     def _enqueue(self, key: Key, delay: float = 0) -> None:
         (self._tenants if key.kind == "Tenant" else self._queue).add(key, delay)

@@ -20,9 +20,9 @@ from psycopg.conninfo import make_conninfo
 
 from flowstone.api.parse import AssetResource, parse_backfill
 from flowstone.backfill.edges.assets import Assets
-from flowstone.backfill.edges.finished_jobs import FinishedJobs
 from flowstone.backfill.edges.job_executor import JobExecutor
 from flowstone.backfill.edges.namespace_login import NamespaceLogin
+from flowstone.backfill.edges.seen_jobs import SeenJobs
 from flowstone.backfill.edges.tenants import Tenants
 from flowstone.backfill.secret import Endpoint
 from flowstone.db.ledger import Ledger
@@ -88,7 +88,7 @@ class JobsWorld:
             assets=GivenAssets(self._kube, asset),
             login=login,
             tenants=Tenants(self._kube, self.ledger, Guards(()), cluster=CLUSTER, clock=time.monotonic, enabled=False),
-            finished=FinishedJobs(),
+            seen=SeenJobs(clock=time.monotonic),
             backfill=parse_backfill(resource),
             cluster=CLUSTER,
             now=lambda: datetime.now(UTC),

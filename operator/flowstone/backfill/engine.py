@@ -106,8 +106,16 @@ class Engine:
         record = await self._obey(record)
         if record.finished_at is not None:
             return await self._stay_finished(record)
-        open_views = await self._settle()
+        open_views, closed = await self._settle()
         over_budget = await self._over_budget(record)
+        try:
+            await self._steer(open_views, over_budget)
+        finally:
+            await self._tidy(closed)  # after the hand-out: a free slot is in a greater hurry than a trace
+        return await self._conclude(open_views, over_budget)
+
+    async def _steer(self, open_views: Sequence[View], over_budget: str) -> None:
+        """Hand out, or do what the spec or the budget wants instead."""
         if self._spec.cancel:
             await self._halt(open_views, kill=True)
             await self._cancel_queued()
@@ -117,7 +125,6 @@ class Engine:
             await self._halt(open_views, kill=False)
         else:
             await self._hand_out_or_count(open_views)
-        return await self._conclude(open_views, over_budget)
 
     # -- steering -----------------------------------------------------------------------------------------------------
 
@@ -182,8 +189,8 @@ class Engine:
 
     # -- settling -----------------------------------------------------------------------------------------------------
 
-    async def _settle(self) -> list[View]:
-        """Write down what became of the open batches; returns those that stay open."""
+    async def _settle(self) -> tuple[list[View], set[str]]:
+        """Write down what became of the open batches; returns those that stay open, and the runs nobody needs now."""
         sight = await self._executor.look(await in_thread(self._ledger.open_batches, self._uid))
         self._progress.blockage = sight.blockage
         rules = self._rules()
@@ -195,8 +202,7 @@ class Engine:
                 held.add(one.batch.job_name)
         await self._executor.stop([one for one in sight.seen if one.lost])
         remaining = [one for one in sight.seen if isinstance(one.run, Running)]
-        await self._tidy(set(sight.runs) - {one.batch.job_name for one in remaining} - held)
-        return remaining
+        return remaining, set(sight.runs) - {one.batch.job_name for one in remaining} - held
 
     async def _try_to_settle(self, one: View, rules: outcome.Rules) -> bool:
         """Settle a batch; when a worker still holds its rows though the run is over, end that worker's session.
@@ -367,7 +373,6 @@ class Engine:
         )
         if standing.finished:
             await in_thread(self._ledger.finish, self._uid)
-            self._progress.again = 0  # first people hear of it, then the traces that are left are tidied
         else:
             self._progress.again = self._next_look(counts, retry, halted=bool(over_budget or self._spec.suspend))
         return standing

@@ -100,7 +100,7 @@ def selector(uid: str) -> str:
 
 
 def pods_selector(uid: str, fences: Sequence[int]) -> str:
-    """Label selector of the pods of some batches; pods of Jobs that ended well stay for a while, and nobody asks."""
+    """Label selector of the pods of some batches, and of no others while that can be said in one request."""
     if len(fences) > MANY_FENCES:
         return selector(uid)
     return f"{selector(uid)},{LABEL_FENCE} in ({','.join(map(str, fences))})"

@@ -13,10 +13,10 @@ from flowstone.backfill import status
 from flowstone.backfill.details import look_up
 from flowstone.backfill.edges.apart_executor import ApartExecutor
 from flowstone.backfill.edges.assets import Assets
-from flowstone.backfill.edges.finished_jobs import FinishedJobs
 from flowstone.backfill.edges.job_executor import JobExecutor
 from flowstone.backfill.edges.namespace_login import NamespaceLogin
 from flowstone.backfill.edges.reporter import Reporter
+from flowstone.backfill.edges.seen_jobs import SeenJobs
 from flowstone.backfill.edges.tenants import Tenants
 from flowstone.backfill.engine import UNSTARTED, Engine, in_thread
 from flowstone.backfill.overlap import with_older
@@ -58,7 +58,7 @@ class Environment:
     tools: Tools
     login: NamespaceLogin
     tenants: Tenants
-    finished: FinishedJobs
+    seen: SeenJobs
     outcomes: Outcomes
     assets: Assets
     reporter: Reporter
@@ -130,7 +130,7 @@ class _Reconcile:
             assets=self._env.assets,
             login=self._env.login,
             tenants=self._env.tenants,
-            finished=self._env.finished,
+            seen=self._env.seen,
             backfill=backfill,
             cluster=self._env.tools.limits.cluster,
             now=self._env.now,

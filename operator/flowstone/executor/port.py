@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from flowstone.backfill.records import ClaimedBatch, OpenBatch
 
-PATIENCE = timedelta(seconds=4)
+PATIENCE = timedelta(seconds=8)
 """A run starts within this, usually; only for slower ones it is worth asking why."""
 
 
@@ -133,8 +133,7 @@ class Sight:
     """What one look showed.
 
     Attributes:
-        runs: Names of runs that there is a trace of, also of batches that are closed; those that ended well may be
-            left out while batches are open, as an adapter may find it cheaper to have them tidied together.
+        runs: Names of runs that there is a trace of, also of batches that are closed.
         blockage: Why a batch does not start, if one does not and somebody says why.
     """
 

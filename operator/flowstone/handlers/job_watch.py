@@ -1,7 +1,7 @@
-"""Jobs wake their Backfill: they are followed by their metadata alone, outside of Kopf.
+"""Jobs wake their Backfill, and what was seen of them is remembered; they are followed outside of Kopf.
 
-A pod's life is half a dozen events of its Job, and every replica hears all of them. Only a label is wanted of each;
-Kopf would have the whole Job with its pod template sent, parsed, and handed to a task of its own.
+A pod's life is half a dozen events of its Job, and every replica hears all of them; Kopf would hand each to a task of
+its own. Most tell nothing that calls for a deed: a backfill is woken when a Job is over, begins to stop, or is gone.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
+from flowstone.backfill.edges.seen_jobs import SeenJobs
 from flowstone.errors import KubernetesRefused, KubernetesUnavailable
 from flowstone.executor.jobs import LABEL_BACKFILL, LABEL_MANAGED_BY
 from flowstone.handlers.watch import Enqueue, Key
@@ -18,11 +19,14 @@ from flowstone.kube.paths import jobs
 
 Json = dict[str, Any]
 
-TOGETHER = 0.3
+TOGETHER = 0.1
 """Seconds that a Job's event waits for others: one look sees all."""
 
 PAUSE = 2.0
 """Seconds until a watch is begun again, whatever ended it; backfills at work are looked at every few seconds anyway."""
+
+_DECIDED = ("Complete", "Failed", "FailureTarget")
+"""Conditions of a Job after which its slot is, or will soon be, free."""
 
 
 class Watching(Protocol):
@@ -36,9 +40,9 @@ class Watching(Protocol):
 
 
 async def follow_jobs(
-    kube: Watching, namespace: str | None, enqueue: Enqueue, note: Callable[[str | None], None]
+    kube: Watching, namespace: str | None, seen: SeenJobs, enqueue: Enqueue, note: Callable[[str | None], None]
 ) -> None:
-    """Wake the Backfill of each Job that something happens to, for ever.
+    """Remember what happens to Jobs, and wake the Backfill of each that has news, for ever.
 
     Args:
         namespace: Whose Jobs; None for all.
@@ -50,19 +54,33 @@ async def follow_jobs(
         try:
             async with kube.watch(jobs(namespace), labels=f"{LABEL_MANAGED_BY}=flowstone", since=since) as events:
                 note(None)
+                seen.follow(namespace, anew=not since)
                 async for event in events:
-                    since = _take(event["object"]["metadata"], enqueue)
+                    since = _take(event["type"], event["object"], seen, enqueue)
         except (KubernetesRefused, KubernetesUnavailable) as error:
             note(None if _is_too_old(error) else f"cannot watch Jobs: {error}")
             since = ""
+        finally:
+            seen.lose(namespace)
         await asyncio.sleep(PAUSE)
 
 
-def _take(metadata: Json, enqueue: Enqueue) -> str:
-    """Wake a Job's Backfill; returns how far the watch has come."""
-    if backfill := (metadata.get("labels") or {}).get(LABEL_BACKFILL):
-        enqueue(Key("Backfill", metadata["namespace"], backfill), TOGETHER)
+def _take(kind: str, job: Json, seen: SeenJobs, enqueue: Enqueue) -> str:
+    """Remember a Job, and wake its Backfill if it has news; returns how far the watch has come."""
+    metadata = job["metadata"]
+    if kind != "BOOKMARK":
+        seen.take(kind, job)
+        backfill = (metadata.get("labels") or {}).get(LABEL_BACKFILL)
+        if backfill and (kind == "DELETED" or _has_news(job)):
+            enqueue(Key("Backfill", metadata["namespace"], backfill), TOGETHER)
     return str(metadata["resourceVersion"])
+
+
+def _has_news(job: Json) -> bool:
+    """Whether somebody has to do something: that it was created or has started, the next look finds early enough."""
+    conditions = (job.get("status") or {}).get("conditions") or []
+    decided = any(one.get("type") in _DECIDED and one.get("status") == "True" for one in conditions)
+    return decided or bool(job["metadata"].get("deletionTimestamp"))
 
 
 def _is_too_old(error: Exception) -> bool:

@@ -26,8 +26,6 @@ PAGE = 500
 
 _JSON = "application/json"
 
-_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
-
 WATCH_SECONDS = 270
 """After this the server ends a watch, and whoever follows begins another."""
 
@@ -90,9 +88,9 @@ class Kube:
 
     @asynccontextmanager
     async def watch(self, path: str, *, labels: str = "", since: str = "") -> AsyncIterator[AsyncIterator[Json]]:
-        """Follow what happens to objects, by their metadata alone, until the server ends it after some minutes.
+        """Follow what happens to objects, until the server ends it after some minutes.
 
-        An event has `type` (ADDED, MODIFIED, DELETED, or BOOKMARK) and `object`, with nothing but its metadata.
+        An event has `type` (ADDED, MODIFIED, DELETED, or BOOKMARK, whose object has hardly anything) and `object`.
 
         Args:
             path: Of a collection.
@@ -102,7 +100,7 @@ class Kube:
         query |= {"allowWatchBookmarks": "true", "resourceVersion": since}
         try:
             async with asyncio.timeout(self._patience):
-                response = await self._call("GET", path, None, query, accept=_METADATA)
+                response = await self._call("GET", path, None, query)
                 self._count("GET", response.status)
                 if response.status >= 300:
                     raise _error(response.status, _decode(await response.read()), f"GET {path}")
@@ -171,13 +169,12 @@ class Kube:
         query: Mapping[str, str],
         *,
         content: str = _JSON,
-        accept: str = _JSON,
     ) -> Any:
         prepared = await self._api.param_serialize(
             verb,
             path,
             query_params=list(query.items()),
-            header_params={"Content-Type": content, "Accept": accept},
+            header_params={"Content-Type": content, "Accept": _JSON, "Accept-Encoding": "identity"},
             body=dict(body) if isinstance(body, Mapping) else body,
             auth_settings=["BearerToken"],
         )

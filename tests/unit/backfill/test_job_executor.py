@@ -15,12 +15,12 @@ from kubernetes.aio import client
 from flowstone.api.parse import parse_backfill
 from flowstone.backfill import job_views
 from flowstone.backfill.edges.assets import Assets
-from flowstone.backfill.edges.finished_jobs import FinishedJobs
 from flowstone.backfill.edges.job_executor import JobExecutor
 from flowstone.backfill.edges.namespace_login import NamespaceLogin
+from flowstone.backfill.edges.seen_jobs import BELIEVED, SeenJobs
 from flowstone.backfill.edges.tenants import Tenants
 from flowstone.backfill.records import OpenBatch
-from flowstone.executor.jobs import LABEL_FENCE
+from flowstone.executor.jobs import LABEL_FENCE, LABEL_UID
 from flowstone.executor.port import Ended, View
 from flowstone.kube.client import Kube
 
@@ -38,20 +38,17 @@ OVER = {"metadata": {"name": "job-7", "uid": "job-uid"}, "status": {"succeeded":
 
 @dataclass
 class Notes:
-    """What was asked for: deletions by path, uid and seconds of grace; reads by path and selectors."""
+    """What was asked for: deletions by path, uid and seconds of grace; reads by path and selector of labels."""
 
     deletions: list[tuple[str, str | None, int | None]] = field(default_factory=list)
-    reads: list[tuple[str, str]] = field(default_factory=list)
+    reads: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
 
     async def give(self, request: web.Request) -> web.Response:
-        """Note a read of a server that has one Job, which ended well, and knows the selector as the real one does."""
-        fields = request.query.get("fieldSelector", "")
-        self.reads.append((request.path, fields))
+        """Note a read of a server that has one Job, which ended well."""
+        self.reads.append(request.path)
         self.labels.append(request.query.get("labelSelector", ""))
-        if request.path == JOB_PATH:
-            return web.json_response(OVER)
-        return web.json_response({"items": [] if fields == "status.successful=0" else [OVER], "metadata": {}})
+        return web.json_response(OVER if request.path == JOB_PATH else {"items": [OVER], "metadata": {}})
 
     async def take(self, request: web.Request) -> web.Response:
         """Note a request and grant it."""
@@ -67,8 +64,31 @@ def notes() -> Notes:
     return Notes()
 
 
+@dataclass
+class Time:
+    """A clock that stands until it is moved."""
+
+    now: float = 0
+
+    def __call__(self) -> float:
+        """Seconds."""
+        return self.now
+
+
 @pytest.fixture
-async def executor(notes: Notes) -> AsyncIterator[JobExecutor]:
+def clock() -> Time:
+    """The replica's clock."""
+    return Time()
+
+
+@pytest.fixture
+def told(clock: Time) -> SeenJobs:
+    """What a watch of all namespaces tells."""
+    return SeenJobs(clock=clock)
+
+
+@pytest.fixture
+async def executor(notes: Notes, told: SeenJobs) -> AsyncIterator[JobExecutor]:
     """An executor of a Backfill in namespace `ns`; a node counts as lost for good after 300 s."""
     application = web.Application()
     application.router.add_get("/{path:.*}", notes.give)
@@ -82,7 +102,7 @@ async def executor(notes: Notes) -> AsyncIterator[JobExecutor]:
             assets=cast("Assets", nothing),
             login=cast("NamespaceLogin", nothing),
             tenants=cast("Tenants", nothing),
-            finished=FinishedJobs(),
+            seen=told,
             backfill=parse_backfill({"metadata": {"name": "b", "namespace": "ns", "uid": "u"}, "spec": {"asset": "a"}}),
             cluster="c",
             now=lambda: NOW,
@@ -135,26 +155,69 @@ async def test_a_pod_that_has_ended_is_nobodys_trouble(executor: JobExecutor, no
     assert notes.deletions == []
 
 
-async def test_jobs_that_ended_well_are_read_only_now_and_then(executor: JobExecutor, notes: Notes) -> None:
-    """The second look lists open and failed ones and reads the open batch's own Job by name; it sees it ended."""
-    first, second = await executor.look([BATCH]), await executor.look([BATCH])
-    assert notes.reads == [(JOBS_PATH, ""), (JOBS_PATH, "status.successful=0"), (JOB_PATH, "")]
-    assert [one.run for sight in (first, second) for one in sight.seen] == [
-        Ended(succeeded=True, exit_code=0, reason="Completed")
-    ] * 2
+ENDED = Ended(succeeded=True, exit_code=0, reason="Completed")
 
 
-async def test_at_rest_all_jobs_are_read(executor: JobExecutor, notes: Notes) -> None:
-    """Without an open batch, whatever is left is named, so that it is tidied."""
+def event(name: str, uid: str = "u", **status: object) -> dict[str, Any]:
+    """A Job of a Backfill, as a watch tells of it."""
+    return {
+        "metadata": {"name": name, "namespace": "ns", "uid": "job-uid", "labels": {LABEL_UID: uid}},
+        "status": status,
+    }
+
+
+async def test_jobs_are_read_once_and_then_seen(executor: JobExecutor, notes: Notes, told: SeenJobs) -> None:
+    """The first look asks the server; the next one takes what the watch told, of this Backfill alone."""
+    told.follow(None, anew=True)
+    told.take("ADDED", event("job-7"))
+    told.take("ADDED", event("job-8", "another"))
+    first = await executor.look([BATCH])
+    told.take("MODIFIED", event("job-7", succeeded=1, conditions=[COMPLETE]))
+    second = await executor.look([BATCH])
+    assert notes.reads == [JOBS_PATH]
+    assert [one.run for sight in (first, second) for one in sight.seen] == [ENDED] * 2
+    assert list(second.runs) == ["job-7"]
+
+
+async def test_a_watch_is_not_believed_for_ever(
+    executor: JobExecutor, notes: Notes, told: SeenJobs, clock: Time
+) -> None:
+    """It may have fallen silent, so the server is asked every few seconds, and at once when the watch has ended."""
+    told.follow(None, anew=True)
+    told.take("ADDED", event("job-7", succeeded=1, conditions=[COMPLETE]))
+    for now in (0, BELIEVED - 0.1, BELIEVED):
+        clock.now = now
+        await executor.look([BATCH])
+    assert notes.reads == [JOBS_PATH] * 2
+    told.lose(None)
     await executor.look([BATCH])
-    assert list((await executor.look([])).runs) == ["job-7"]
-    assert notes.reads == [(JOBS_PATH, "")] * 2
+    assert notes.reads == [JOBS_PATH] * 3
+
+
+async def test_a_job_of_which_nothing_was_told_is_asked_for(
+    executor: JobExecutor, notes: Notes, told: SeenJobs
+) -> None:
+    """The watch may lag behind what the ledger knows; only the server can say that a Job is gone."""
+    told.follow("ns", anew=True)
+    told.take("ADDED", event("job-6", active=1))
+    await executor.look([BATCH])
+    assert [one.run for one in (await executor.look([BATCH])).seen] == [ENDED]
+    assert notes.reads == [JOBS_PATH, JOB_PATH]
+
+
+async def test_at_rest_the_server_is_asked(executor: JobExecutor, notes: Notes, told: SeenJobs) -> None:
+    """Without an open batch, whatever is left is named, so that it is tidied."""
+    told.follow(None, anew=True)
+    told.take("ADDED", event("job-7"))
+    for _ in range(2):
+        assert list((await executor.look([])).runs) == ["job-7"]
+    assert notes.reads == [JOBS_PATH] * 2
 
 
 async def test_only_pods_of_batches_that_raise_a_question_are_read(executor: JobExecutor, notes: Notes) -> None:
-    """Pods of Jobs that ended well may be many; a batch whose Job is gone has its own looked for, by its fence."""
+    """A batch whose Job is gone has its pods looked for, by its fence."""
     await executor.look([replace(BATCH, job_name="job-8", fence=8)])
-    assert notes.reads == [(JOBS_PATH, ""), (PODS_PATH, "")]
+    assert notes.reads == [JOBS_PATH, PODS_PATH]
     assert notes.labels[-1] == "flowstone.dev/backfill-uid=u,flowstone.dev/fence in (8)"
 
 

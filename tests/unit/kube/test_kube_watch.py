@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from kubernetes.aio import client
 
+from flowstone.backfill.edges.seen_jobs import SeenJobs
 from flowstone.errors import KubernetesRefused, KubernetesUnavailable
 from flowstone.handlers import job_watch
 from flowstone.handlers.job_watch import TOGETHER, follow_jobs
@@ -23,12 +24,11 @@ GONE: Json = {"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason
 
 
 def event(version: int, backfill: str | None, kind: str = "MODIFIED", **metadata: object) -> Json:
-    """What the server says of a Job."""
-    labels = {} if backfill is None else {"flowstone.dev/backfill": backfill}
-    return {
-        "type": kind,
-        "object": {"metadata": {"namespace": "ns", "labels": labels, "resourceVersion": str(version), **metadata}},
-    }
+    """What the server says of a Job that is over; of nobody's, if it is only to say how far it is."""
+    labels = {} if backfill is None else {"flowstone.dev/backfill": backfill, "flowstone.dev/backfill-uid": backfill}
+    named = {"name": f"{backfill}-1", "namespace": "ns", "labels": labels, "resourceVersion": str(version), **metadata}
+    over = {"conditions": [{"type": "Complete", "status": "True"}]}
+    return {"type": kind, "object": {"metadata": named, "status": over}}
 
 
 @asynccontextmanager
@@ -91,9 +91,10 @@ async def test_what_is_no_event_is_no_crash(line: bytes) -> None:
 
 
 async def followed(
-    kube: Kube, until: Callable[[list[Key], list[str | None]], bool]
+    kube: Kube, until: Callable[[list[Key], list[str | None]], bool], seen: SeenJobs | None = None
 ) -> tuple[list[Key], list[str | None]]:
     """The keys that were woken and the troubles that were told, until they are as wanted."""
+    seen = seen or SeenJobs(clock=lambda: 0)
     woken, told, done = list[Key](), list[str | None](), asyncio.Event()
 
     def judge() -> None:
@@ -109,7 +110,7 @@ async def followed(
         told.append(problem)
         judge()
 
-    task = asyncio.create_task(follow_jobs(kube, None, wake, tell))
+    task = asyncio.create_task(follow_jobs(kube, None, seen, wake, tell))
     async with asyncio.timeout(20):
         await done.wait()
     task.cancel()
@@ -129,6 +130,38 @@ async def test_a_jobs_event_wakes_its_backfill_and_the_next_watch_goes_on_from_t
     assert woken[:3] == [Key("Backfill", "ns", name) for name in ("a", "b", "c")]
     assert asked[:2] == ["", "9"]
     assert set(told) == {None}
+
+
+async def test_only_news_wakes_a_backfill(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Job that was created or has started needs nobody; one that fails, is being deleted, or is gone does."""
+    monkeypatch.setattr(job_watch, "PAUSE", 0.01)
+    created, started, failing = event(1, "a", "ADDED"), event(2, "b"), event(3, "c")
+    created["object"].pop("status")
+    started["object"]["status"] = {"active": 1, "ready": 1, "conditions": [{"type": "Complete", "status": "False"}]}
+    failing["object"]["status"] = {"conditions": [{"type": "FailureTarget", "status": "True"}]}
+    deleted = event(4, "d", deletionTimestamp="2026-12-01T12:00:00Z")
+    deleted["object"].pop("status")
+    gone = event(5, "e", "DELETED")
+    async with server([lines(created, started, failing, deleted, gone)], [b""]) as (kube, _):
+        woken, _ = await followed(kube, lambda woken, _: len(woken) >= 3)
+    assert woken == [Key("Backfill", "ns", name) for name in ("c", "d", "e")]
+
+
+async def test_what_is_seen_is_believed_while_the_watch_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is open a Backfill's Jobs are known without a request; once it has ended they are not."""
+    monkeypatch.setattr(job_watch, "PAUSE", 0.01)
+    seen, told = SeenJobs(clock=lambda: 0), list[list[str] | None]()
+
+    def look(woken: list[Key], _: list[str | None]) -> bool:
+        seen.compared("ns", "a")
+        known = seen.of("ns", "a")
+        told.append(None if known is None else [job["metadata"]["name"] for job in known])
+        return len(woken) >= 1
+
+    async with server([lines(event(1, "a"))], 403) as (kube, _):
+        await followed(kube, look, seen)
+    assert told[-1] == ["a-1"]
+    assert seen.of("ns", "a") is None
 
 
 async def test_a_watch_from_too_long_ago_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from flowstone.api.parse import AssetResource, BackfillResource
 from flowstone.backfill import job_views
 from flowstone.backfill.edges.assets import Assets, work_of
-from flowstone.backfill.edges.finished_jobs import FinishedJobs
 from flowstone.backfill.edges.namespace_login import NamespaceLogin
+from flowstone.backfill.edges.seen_jobs import SeenJobs
 from flowstone.backfill.edges.tenants import Tenants
 from flowstone.backfill.plan import asset_identity, is_for_tenants, scope_of
 from flowstone.backfill.records import ClaimedBatch, OpenBatch
@@ -42,7 +42,7 @@ class JobExecutor:
         assets: Assets,
         login: NamespaceLogin,
         tenants: Tenants,
-        finished: FinishedJobs,
+        seen: SeenJobs,
         backfill: BackfillResource,
         cluster: str,
         now: Callable[[], datetime],
@@ -52,7 +52,7 @@ class JobExecutor:
         self._assets = assets
         self._login = login
         self._tenants = tenants
-        self._finished = finished
+        self._seen = seen
         self._backfill = backfill
         self._namespace = backfill.namespace
         self._cluster = cluster
@@ -92,17 +92,16 @@ class JobExecutor:
         return await self._kube.list(core("pods", self._namespace), labels=labels)
 
     async def _jobs(self, batches: Sequence[OpenBatch]) -> list[Json]:
-        """The Jobs of open batches, of all that ended badly, and now and then of those that ended well."""
-        uid, resting = self._backfill.uid, not batches
-        labels = job_views.selector(uid)
-        if self._finished.are_wanted(uid, resting=resting):
-            found = await self._kube.list(jobs(self._namespace), labels=labels)
-            self._finished.were_seen(uid, resting=resting)
+        """The backfill's Jobs as a watch has told of them, or as the server tells: at times, and for the last word."""
+        uid = self._backfill.uid
+        found = self._seen.of(self._namespace, uid) if batches else None
+        if found is None:
+            found = await self._kube.list(jobs(self._namespace), labels=job_views.selector(uid))
+            self._seen.compared(self._namespace, uid)
             return found
-        found = await self._kube.list(jobs(self._namespace), labels=labels, fields="status.successful=0")
-        over = [batch.job_name for batch, job in job_views.pair(batches, found) if job is None]
-        ended = await each(self._job, over)
-        return [*found, *(job for job in ended if job is not None)]
+        behind = [batch.job_name for batch, job in job_views.pair(batches, found) if job is None]
+        read = await each(self._job, behind)
+        return [*found, *(job for job in read if job is not None)]
 
     async def _job(self, name: str) -> Json | None:
         return await self._kube.get(jobs(self._namespace, name))
@@ -126,16 +125,12 @@ class JobExecutor:
             return secret
         places = places_of(asset.spec.storage, tenant_id)
         manifest = job_manifest(batch, work, secret=secret, tenant=tenant_id, storage=places)
-        self._finished.created(self._backfill.uid, len(batch.partitions))
         try:
             return _uid(await self._kube.create(jobs(self._namespace), manifest))
         except KubernetesRefused as refused:
             if refused.reason == "AlreadyExists":
                 return await self._adopt(batch.job_name)
-            why = refusal(refused)
-            if why.reason == "QuotaExceeded":
-                self._finished.stand_in_the_way(self._backfill.uid)
-            return why
+            return refusal(refused)
 
     async def _tenant_secret(self, asset: AssetResource, tenant_id: str) -> str | Blockage:
         """The Secret of a tenant; asked again here, for a batch that was claimed before the tenant was refused."""
