@@ -28,7 +28,9 @@ class AssetReconciler:
     async def __call__(self, namespace: str, name: str) -> float | None:
         """Reconcile; an asset is looked at again only when it changes."""
         resource = await self._kube.get(custom("assets", namespace, name))
-        if resource is not None:
+        if resource is None:
+            self._assets.forget(namespace, name)
+        else:
             await self._report(resource, await self._verdict(resource))
         for backfill in await self._kube.list(custom("backfills", namespace)):
             if backfill["spec"].get("asset") == name and not is_finished(backfill):

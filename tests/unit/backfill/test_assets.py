@@ -7,7 +7,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from kubernetes.aio import client
 
-from flowstone.backfill.edges.assets import REFUSED_SECONDS, Assets
+from flowstone.backfill.edges.assets import FRESH_SECONDS, REFUSED_SECONDS, Assets
 from flowstone.errors import InvalidSpec
 from flowstone.kube.client import Json, Kube
 from flowstone.settings import OperatorSettings
@@ -71,3 +71,39 @@ async def test_a_refusal_is_believed_for_a_minute() -> None:
             now[0] = REFUSED_SECONDS
             await told("one", "old:1")
             assert tried == ["old:1", "new:1", "old:1"]
+
+
+async def test_an_asset_is_read_again_when_it_may_have_changed() -> None:
+    """For two seconds what was read is right, unless the Asset's own event says otherwise: edited, broken or gone."""
+    reads = 0
+    there: list[Json] = [resource(DAYS, {})]
+
+    async def give(_: web.Request) -> web.Response:
+        nonlocal reads
+        reads += 1
+        return web.json_response(there[0]) if there else web.json_response({"reason": "NotFound"}, status=404)
+
+    now = [0.0]
+    application = web.Application()
+    application.router.add_get("/{path:.*}", give)
+    async with TestServer(application) as server:
+        host = str(server.make_url("")).rstrip("/")
+        async with client.ApiClient(client.Configuration(host=host)) as api:
+            assets = Assets(Kube(api, count=lambda verb, status: None), OperatorSettings(), clock=lambda: now[0])
+
+            async def nodes() -> Json | None:
+                found = await assets.find("ns", "days")
+                return None if found is None else found.spec.template["spec"].get("nodeSelector", {})
+
+            assert [await nodes() for _ in range(3)] == [{}] * 3
+            assert reads == 1
+            assets.read(resource(DAYS, {"nodeSelector": {"disk": "fast"}}))
+            assert (await nodes(), reads) == ({"disk": "fast"}, 1)
+            now[0] = FRESH_SECONDS
+            assert (await nodes(), reads) == ({}, 2)
+            with pytest.raises(InvalidSpec):
+                assets.read(resource({"name": "day", "type": "dat"}, {}))
+            assert (await nodes(), reads) == ({}, 3)
+            assets.forget("ns", "days")
+            there.clear()
+            assert (await nodes(), reads) == (None, 4)

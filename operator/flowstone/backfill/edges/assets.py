@@ -22,6 +22,9 @@ REMEMBERED = 1000
 REFUSED_SECONDS = 60.0
 """How long a refusal is believed: each of an Asset's backfills asks every few seconds, and a trial is a write."""
 
+FRESH_SECONDS = 2.0
+"""How long an Asset that was read is taken for what it is; its own events replace it at once."""
+
 ASSET = "Asset."
 """Before the name of a field of an Asset."""
 
@@ -35,15 +38,26 @@ class Assets:
         self._clock = clock
         self._refused: dict[tuple[str, str], tuple[float, str]] = {}  # until when, and why
         self._accepted: dict[tuple[str, str], None] = {}  # a set that remembers the order
+        self._fresh: dict[tuple[str, str], tuple[float, AssetResource]] = {}  # until when
 
     async def find(self, namespace: str, name: str) -> AssetResource | None:
-        """The Asset, or None when there is none.
+        """The Asset, or None when there is none; as it was at most `FRESH_SECONDS` ago.
 
         Raises:
             InvalidSpec: The Asset itself makes no sense.
         """
+        until, asset = self._fresh.get((namespace, name), (0.0, None))
+        if asset is not None and self._clock() < until:
+            return asset
         resource = await self._kube.get(custom("assets", namespace, name))
-        return None if resource is None else self.read(resource)
+        if resource is None:
+            self.forget(namespace, name)
+            return None
+        return self.read(resource)
+
+    def forget(self, namespace: str, name: str) -> None:
+        """Note that there is no such Asset any more."""
+        self._fresh.pop((namespace, name), None)
 
     def read(self, resource: Json) -> AssetResource:
         """The Asset that a resource describes; one that its status calls ready needs no dry run again.
@@ -51,10 +65,13 @@ class Assets:
         Raises:
             InvalidSpec: The Asset itself makes no sense.
         """
+        name = (resource["metadata"]["namespace"], resource["metadata"]["name"])
+        self.forget(*name)
         with _called_the_assets():
             asset = parse_asset(resource)
         if is_ready(resource):
             self._accept(asset)
+        self._fresh[name] = (self._clock() + FRESH_SECONDS, asset)
         return asset
 
     async def check(self, asset: AssetResource) -> None:

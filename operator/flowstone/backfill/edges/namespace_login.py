@@ -9,6 +9,7 @@ Secrets is limited to this one.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from flowstone.backfill.secret import SECRET_NAME, Endpoint, decoded, is_current, secret_manifest
@@ -16,6 +17,9 @@ from flowstone.db.logins import Logins
 from flowstone.db.passwords import scram_verifier
 from flowstone.kube.client import Json, Kube
 from flowstone.kube.paths import core
+
+KEPT = 5.0
+"""Seconds for which a Secret that was found right is not looked at again; a backfill at work asks twice a second."""
 
 
 class NamespaceLogin:
@@ -29,17 +33,21 @@ class NamespaceLogin:
         self._endpoint = endpoint
         self._new_password = new_password
         self._passwords: dict[str, str] = {}
+        self._found: dict[str, float] = {}  # when each namespace's login was last found as it was before
 
-    async def ensure(self, namespace: str, scope: str) -> str:
-        """Make sure that the namespace's Secret lets its Jobs in; returns the role's name."""
+    async def ensure(self, namespace: str, scope: str) -> None:
+        """Make sure that the namespace's Secret lets its Jobs in."""
+        if time.monotonic() - self._found.get(namespace, -KEPT) < KEPT:
+            return
         login = await asyncio.to_thread(self._logins.ensure, scope, "ns")
         secret = await self._secret(namespace, login.role_name)
         password = decoded(secret)["PGPASSWORD"]
-        if self._passwords.get(namespace) != password:
-            verifier = await asyncio.to_thread(scram_verifier, password)
-            await asyncio.to_thread(self._logins.set_password, login.role_name, verifier)
-            self._passwords[namespace] = password
-        return login.role_name
+        if self._passwords.get(namespace) == password:
+            self._found[namespace] = time.monotonic()
+            return
+        verifier = await asyncio.to_thread(scram_verifier, password)
+        await asyncio.to_thread(self._logins.set_password, login.role_name, verifier)
+        self._passwords[namespace] = password
 
     async def _secret(self, namespace: str, role: str) -> Json:
         path = core("secrets", namespace, SECRET_NAME)
