@@ -82,6 +82,40 @@ async def test_done_with_a_wish_comes_back_then() -> None:
     assert await taken(queue) == "a"
 
 
+@pytest.mark.parametrize("added", ["during the turn", "after it"])
+@pytest.mark.parametrize(("took", "rest"), [(0.25, 0.25), (30, 1)])
+async def test_a_key_rests_as_long_as_its_turn_took(added: str, took: float, rest: float) -> None:
+    """A second at most, and only once: the turn after that one begins when it is asked for."""
+    clock = Clock()
+    queue = make(clock)
+    queue.add("a")
+    assert await taken(queue) == "a"
+    clock.now += took
+    if added == "during the turn":
+        queue.add("a")
+    queue.done("a", again=100)
+    if added == "after it":
+        queue.add("a")
+    clock.now += rest - 0.01
+    assert await taken(queue) is None
+    clock.now += 0.02
+    assert await taken(queue) == "a"
+    queue.done("a")
+    queue.add("a")
+    assert await taken(queue) == "a"
+
+
+async def test_what_a_worker_itself_wants_at_once_it_gets() -> None:
+    """Work that is done in pieces goes on without a rest."""
+    clock = Clock()
+    queue = make(clock)
+    queue.add("a")
+    assert await taken(queue) == "a"
+    clock.now += 3
+    queue.done("a", again=0)
+    assert await taken(queue) == "a"
+
+
 async def test_failures_back_off_to_the_limit_and_success_forgets_them() -> None:
     """The wait doubles with each failure, stays between half and all of it, and starts anew after a success."""
     clock = Clock()
