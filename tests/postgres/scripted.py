@@ -20,6 +20,7 @@ from flowstone.backfill.plan import Plan, make_plan
 from flowstone.backfill.records import ClaimedBatch, OpenBatch
 from flowstone.backfill.request import Limits, Progress, Request, Tools
 from flowstone.backfill.standing import Standing
+from flowstone.backfill.tenancy import Admission
 from flowstone.db.ledger import Ledger
 from flowstone.executor.port import Blockage, Ended, Executor, Gone, Running, RunState, Sight, View
 from flowstone.telemetry import Metrics
@@ -30,6 +31,10 @@ ASSET = {
     "partitionedBy": [{"name": "key", "type": "string"}],
     "template": {"spec": {"containers": [{"name": "main", "image": "none"}]}},
 }
+
+
+TENANTS = ("acme", "zeta")
+TENANTS_ASSET = ASSET | {"partitionedBy": [{"name": "tenant", "type": "tenant"}, {"name": "key", "type": "string"}]}
 
 
 class DiedError(Exception):
@@ -146,7 +151,11 @@ class Worker:
 
 @dataclass
 class Story:
-    """One backfill, its executor and a replica that reconciles it."""
+    """One backfill, its executor and a replica that reconciles it.
+
+    Attributes:
+        admission: What is said of the tenants before each hand-out.
+    """
 
     ledger: Ledger
     place: Place
@@ -155,6 +164,8 @@ class Story:
     spec: dict[str, Any] = field(default_factory=dict)
     executor: ScriptedExecutor = field(default_factory=ScriptedExecutor)
     owner: str = "replica-1"
+    asset: dict[str, Any] = field(default_factory=lambda: ASSET)
+    admission: Admission = field(default_factory=Admission)
 
     def __post_init__(self) -> None:
         self.progress = Progress()
@@ -178,9 +189,13 @@ class Story:
 
         async def plan() -> Plan:
             wanted = parse_backfill({"metadata": METADATA, "spec": {"asset": "daily", **self.spec, "keys": self.keys}})
-            return make_plan(self.ledger.cluster, wanted, parse_asset({"metadata": METADATA, "spec": ASSET}))
+            asset = parse_asset({"metadata": METADATA, "spec": self.asset})
+            return make_plan(self.ledger.cluster, wanted, asset, tenants=TENANTS)
 
-        return Engine(tools, request, self.engine_executor(), plan, self.progress)
+        async def admit() -> Admission:
+            return self.admission
+
+        return Engine(tools, request, self.engine_executor(), plan, self.progress, admit)
 
     def engine_executor(self) -> Executor:
         """What the engine is given to run batches with."""
@@ -199,6 +214,15 @@ class Story:
         for partition in self.worker.pending(run.batch):
             self.worker.report(run.batch, partition, error)
         run.state = Ended(succeeded=True, exit_code=0)
+
+    def later(self, seconds: int) -> None:
+        """So much time passes for batches, open or closed."""
+        with self.place.connect() as admin:
+            admin.execute(
+                "UPDATE flowstone.batch SET opened_at = opened_at - make_interval(secs => %(seconds)s),"
+                " closed_at = closed_at - make_interval(secs => %(seconds)s)",
+                {"seconds": seconds},
+            )
 
     def stopped(self) -> None:
         """Runs that were asked to stop are over."""

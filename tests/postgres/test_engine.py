@@ -12,12 +12,16 @@ from psycopg.rows import TupleRow
 
 from flowstone.backfill.records import Counts
 from flowstone.backfill.standing import Stand
+from flowstone.backfill.tenancy import Admission
 from flowstone.db.ledger import Ledger
-from flowstone.executor.port import Blockage, Ended, Running
+from flowstone.executor.port import Blockage, Ended, Gone, Running
 from tests.postgres.conftest import Place
-from tests.postgres.scripted import DiedError, Story
+from tests.postgres.scripted import TENANTS_ASSET, DiedError, Story
 
 KEYS = [f"k{number:02d}" for number in range(10)]
+
+SLOW, NOT_LATELY = 9, 21
+"""Seconds after which a run is slow to start, and after which the end of a batch was not a moment ago."""
 
 Tell = Callable[..., Story]
 
@@ -278,7 +282,7 @@ class TestLostAndHeld:
 
 
 class TestRoom:
-    def test_a_quota_that_lets_one_batch_through_after_the_other_blocks_nothing(self, tell: Tell, place: Place) -> None:
+    def test_a_quota_that_lets_one_batch_through_after_the_other_blocks_nothing(self, tell: Tell) -> None:
         """It says what holds others back; when nothing ran for a while it is blocked, until something does again."""
         story = tell()
         story.executor.blockage = Blockage("QuotaExceeded", "exceeded quota: q")
@@ -288,17 +292,64 @@ class TestRoom:
         standing = story.step()
         assert standing.stand is Stand.RUNNING
         assert standing.message.endswith("3 batches are out, 2 of them wait to start: exceeded quota: q")
+        story.later(SLOW)
         story.succeed(first)
         standing = story.step()
         assert standing.stand is Stand.RUNNING
         assert standing.message.endswith("2 batches are out, 2 of them wait to start: exceeded quota: q")
-        with place.connect() as admin:
-            admin.execute("UPDATE flowstone.materialization SET finished_at = now() - interval '21 seconds'")
+        story.later(NOT_LATELY)
         standing = story.step()
         assert (standing.stand, standing.reason) == (Stand.BLOCKED, "QuotaExceeded")
         second.state = Running(ready=True)
         assert story.step().stand is Stand.RUNNING
         assert len(story.executor.launched) == 3
+
+    def test_failures_under_a_quota_are_movement_too(self, tell: Tell) -> None:
+        """A batch that ran and failed shows that there is room, though its partitions wait for their next attempt."""
+        story = tell(retry={"limit": 2, "backoffSeconds": 3600, "maxBackoffSeconds": 3600})
+        story.executor.blockage = Blockage("QuotaExceeded", "exceeded quota: q")
+        story.step()
+        first, second, third = story.executor.going
+        second.state = third.state = Running()
+        story.later(SLOW)
+        story.fail(first)
+        assert [story.step().stand for _ in range(2)] == [Stand.RUNNING] * 2
+        assert story.states()["k00"] == "queued"
+        story.later(NOT_LATELY)
+        standing = story.step()
+        assert (standing.stand, standing.reason) == (Stand.BLOCKED, "QuotaExceeded")
+
+    def test_batches_that_ended_in_vain_are_no_movement(self, tell: Tell) -> None:
+        """Nobody knows whether a run that was gone ever had room."""
+        story = tell()
+        story.executor.blockage = Blockage("QuotaExceeded", "exceeded quota: q")
+        story.step()
+        first, second, third = story.executor.going
+        second.state = third.state = Running()
+        story.later(SLOW)
+        first.state = Gone()
+        assert story.step().stand is Stand.BLOCKED
+
+    def test_a_tenant_that_is_not_ready_blocks_no_other(self, ledger: Ledger, place: Place) -> None:
+        """While another's batches run, or did a moment ago, it goes on and the message names the tenant."""
+        keys = ["acme|a", "zeta|a", "zeta|b"]
+        story = Story(ledger, place, str(uuid.uuid4()), keys, {"batchSize": 1}, asset=TENANTS_ASSET)
+        why = "Tenant acme: it has not been provisioned yet"
+        story.admission = Admission(waiting={"t/c1/acme": why})
+        standing = story.step()
+        assert [run.batch.partitions for run in story.executor.going] == [("zeta|a",), ("zeta|b",)]
+        assert standing.stand is Stand.RUNNING
+        assert standing.message == f"0 of 3 partitions finished, 2 batches are out, some are held up: {why}"
+        for run in story.executor.going:
+            story.later(SLOW)
+            story.succeed(run)
+            assert story.step().stand is Stand.RUNNING
+        story.later(NOT_LATELY)
+        standing = story.step()
+        assert (standing.stand, standing.reason, standing.message) == (Stand.BLOCKED, "TenantNotReady", why)
+        story.admission = Admission()
+        assert story.step().stand is Stand.RUNNING
+        assert [run.batch.partitions for run in story.executor.going] == [("acme|a",)]
 
     def test_batches_that_wait_for_room_are_told_at_once(self, tell: Tell) -> None:
         """In the scheduler's words; others are handed out meanwhile."""

@@ -31,9 +31,10 @@ from flowstone.backfill.records import (
 )
 from flowstone.backfill.request import LeasedError, Progress, Request, Tools
 from flowstone.backfill.sizing import PLENTY, batch_size, open_slots
-from flowstone.backfill.standing import QUIET, Standing, is_shared, judge
+from flowstone.backfill.standing import QUIET, Standing, goes_on, is_shared, judge
 from flowstone.backfill.tenancy import Admission
 from flowstone.controller.gather import each
+from flowstone.db.moved import moved
 from flowstone.errors import FlowStoneError, LedgerBusy, LedgerUnavailable
 from flowstone.executor.port import Blockage, Executor, Gone, Running, View
 
@@ -308,9 +309,9 @@ class Engine:
             tenant_limits=admission.limits,
         )
         claimed = await in_thread(self._ledger.claim, self._uid, request)
-        if admission.waiting and not claimed:
+        if admission.waiting:
             waiting = next(iter(admission.waiting.values()))
-            self._progress.blockage = self._progress.blockage or Blockage("TenantNotReady", waiting)
+            self._progress.blockage = self._progress.blockage or Blockage("TenantNotReady", waiting, partial=True)
         self._tools.metrics.batches.labels("claimed").inc(len(claimed))
         return claimed
 
@@ -329,8 +330,9 @@ class Engine:
 
     async def _launch(self, batch: ClaimedBatch) -> None:
         launched = await self._executor.launch(batch)
-        if isinstance(launched, Blockage):
-            self._progress.blockage = self._progress.blockage or launched
+        known = self._progress.blockage
+        if isinstance(launched, Blockage):  # what concerns everybody is said before what concerns some
+            self._progress.blockage = launched if known is None or (known.partial and launched.halts) else known
         else:
             await in_thread(self._ledger.record_job, batch.fence, batch.job_name, launched)
 
@@ -366,7 +368,7 @@ class Engine:
             blockage=self._progress.blockage,
             waited=_waited(seen, self._tools.now()),
             started=sum(one.started for one in seen),
-            lately=await self._finished_lately(),
+            moving=await self._is_moving(seen),
             skipped=skipped,
             retry=retry,
             common=common,
@@ -377,12 +379,14 @@ class Engine:
             self._progress.again = self._next_look(counts, retry, halted=bool(over_budget or self._spec.suspend))
         return standing
 
-    async def _finished_lately(self) -> bool:
-        """Whether anything was finished of late; looked up only where it matters."""
+    async def _is_moving(self, seen: Sequence[View]) -> bool:
+        """Whether batches run in spite of a blockage, or did of late; looked up only where it matters."""
         why = self._progress.blockage
         if why is None or not is_shared(why):
             return False
-        return await in_thread(self._ledger.throughput, self._uid, QUIET.total_seconds()) > 0
+        if goes_on(self._progress.batches, seen, why, self._tools.now()):
+            return True
+        return await in_thread(moved, self._ledger.database, self._uid, QUIET.total_seconds())
 
     def _next_look(self, counts: Counts, retry: Retry | None, *, halted: bool) -> float:
         if self._spec.cancel and counts.queued:

@@ -61,6 +61,11 @@ HOPELESS = 30
 
 
 @dataclass(frozen=True, slots=True)
+class Unheard(Running):
+    """A run whose reports nobody can read at present, be it over or not: it goes on, for all that may be decided."""
+
+
+@dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """How often and when a charged partition is tried again.
 

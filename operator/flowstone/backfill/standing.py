@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Literal
 
-from flowstone.backfill.records import CommonError, Counts, Retry, Skipped
-from flowstone.executor.port import Blockage
+from flowstone.backfill.outcome import Unheard
+from flowstone.backfill.records import CommonError, Counts, OpenBatch, Retry, Skipped
+from flowstone.executor.port import Blockage, View
 
 
 class Stand(StrEnum):
@@ -36,8 +37,8 @@ WAITING_AFTER = timedelta(minutes=10)
 """Waiting for room in the cluster for longer is shown as blocked; before that it is everyday life."""
 
 QUIET = timedelta(seconds=20)
-"""After anything was finished, quota is not what blocks a backfill for so long: between two batches nothing runs for a
-moment. Whoever sets a quota to nothing is told within half a minute."""
+"""After a batch has ended, what holds up some batches does not block a backfill for so long: between two of the others
+nothing runs for a moment. Whoever sets a quota to nothing is told within half a minute."""
 
 SHOWN = 300
 """Characters of an error in a message."""
@@ -69,7 +70,7 @@ def judge(
     blockage: Blockage | None = None,
     waited: timedelta = timedelta(0),
     started: int = 0,
-    lately: bool = False,
+    moving: bool = False,
     skipped: Sequence[Skipped] = (),
     retry: Retry | None = None,
     common: CommonError | None = None,
@@ -82,7 +83,7 @@ def judge(
         blockage: Why an open batch does not start, if one does not.
         waited: How long the oldest batch that has not started has been open.
         started: How many of the open batches have started.
-        lately: Whether anything was finished within `QUIET`; it matters where `is_shared`.
+        moving: Whether batches run in spite of the blockage, or did within `QUIET`; it matters where `is_shared`.
         skipped: Why partitions were skipped.
         retry: What waits for another attempt, if anything does.
         common: What most failures have in common.
@@ -98,21 +99,36 @@ def judge(
         left = f"{open_batches} batches {'run to their end' if suspended == 'Drain' else 'are being stopped'}"
         message = f"suspended by spec.suspend: {suspended}; {left}; unset it to go on"
         return Standing(Stand.SUSPENDED, "SuspendedBySpec", message)
-    if blockage is not None and not blockage.waiting and not (is_shared(blockage) and (started or lately)):
+    if blockage is not None and not blockage.waiting and not (is_shared(blockage) and moving):
         return Standing(Stand.BLOCKED, blockage.reason, blockage.message)
     if blockage is not None and blockage.waiting and waited >= WAITING_AFTER:
         return Standing(Stand.WAITING, "Waiting", blockage.message)
     message = f"{counts.finished} of {counts.total} partitions finished, {open_batches} batches are out"
     if blockage is not None:
-        message += f", {open_batches - started} of them wait to start: {_shortened(blockage.message)}"
+        held = "some are held up" if blockage.partial else f"{open_batches - started} of them wait to start"
+        message += f", {held}: {_shortened(blockage.message)}"
     if retry is not None:
         message += f"; the next retry is at {retry.at:%H:%M:%S} UTC, after this error: {_shortened(retry.error)}"
     return Standing(Stand.RUNNING, "Running", message)
 
 
 def is_shared(blockage: Blockage) -> bool:
-    """Whether it lets some batches through, as many as there is room for."""
-    return blockage.reason == "QuotaExceeded"
+    """Whether it lets some batches through: as many as there is room for, or those of other tenants."""
+    return blockage.partial or blockage.reason == "QuotaExceeded"
+
+
+def goes_on(batches: Sequence[OpenBatch], seen: Sequence[View], blockage: Blockage, now: datetime) -> bool:
+    """Whether any open batch runs, or is about to, in spite of what holds others up.
+
+    A run that nothing is heard of is one of those that are held up. Where there is room for some only, so is one that
+    is slow to start.
+
+    Args:
+        batches: The open ones, with those that were handed out in this pass.
+        seen: How they were found, as far as they were there before.
+    """
+    held = {one.batch.fence for one in seen if isinstance(one.run, Unheard) or (not blockage.partial and one.slow(now))}
+    return any(batch.job_uid is not None and batch.fence not in held for batch in batches)
 
 
 def _finished(counts: Counts, skipped: Sequence[Skipped], common: CommonError | None, *, cancelled: bool) -> Standing:

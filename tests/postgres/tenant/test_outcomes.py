@@ -27,7 +27,7 @@ from flowstone.worker.process import Surroundings
 from flowstone.worker.session import Session
 from flowstone.worker.statements import RowKey, commit_sql
 from tests.postgres.conftest import Place
-from tests.postgres.scripted import Run, Story
+from tests.postgres.scripted import TENANTS_ASSET, Run, Story
 from tests.postgres.tenant.tenant_world import World, any_server, home, inhabited
 
 __all__ = ["any_server", "home"]
@@ -223,6 +223,28 @@ async def test_a_database_that_is_away_concerns_its_batches_alone(story: ApartSt
     story.world.admin(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
     await story.pass_()
     assert (await story.pass_()).stand == Stand.SUCCEEDED
+
+
+async def test_a_database_that_is_away_blocks_no_other_tenant(world: World) -> None:
+    """While another tenant's batch runs it goes on and names the database; when nothing else does it is blocked."""
+    keys, asset = ["acme|a", "zeta|a"], TENANTS_ASSET
+    story = ApartStory(world.ledger, world.place, str(uuid.uuid4()), keys, {"batchSize": 1}, asset=asset, world=world)
+    await story.pass_()
+    mine, other = sorted(story.executor.going, key=lambda run: run.batch.scope)
+    assert (mine.batch.scope, other.batch.scope) == (SCOPE, "t/c1/zeta")
+    name = world.secret()["PGDATABASE"]
+    world.admin(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+    story.later(60)
+    standing = await story.pass_()
+    assert standing.stand is Stand.RUNNING
+    assert f"2 batches are out, some are held up: the tenant's database {name} does not answer" in standing.message
+    story.succeed(other)
+    assert (await story.pass_()).stand is Stand.RUNNING
+    story.later(21)
+    standing = await story.pass_()
+    assert (standing.stand, standing.reason) == (Stand.BLOCKED, "DatabaseUnavailable")
+    world.admin(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    assert (await story.pass_()).stand is Stand.RUNNING
 
 
 async def test_nobody_is_waited_for_who_holds_an_outcome(story: ApartStory) -> None:

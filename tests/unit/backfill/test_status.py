@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowstone.api.backfill_status import BackfillStatus
-from flowstone.backfill.records import CommonError, Counts, Failure, Interval, Retry
+from flowstone.backfill.outcome import Unheard
+from flowstone.backfill.records import CommonError, Counts, Failure, Interval, OpenBatch, Retry
 from flowstone.backfill.sizing import PLENTY, batch_size, open_slots
-from flowstone.backfill.standing import Stand, Standing, judge
+from flowstone.backfill.standing import Stand, Standing, goes_on, judge
 from flowstone.backfill.status import Details, Json, Report, compose, differs, intervals_text
-from flowstone.executor.port import Blockage
+from flowstone.executor.port import Blockage, Running, View
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -197,22 +198,58 @@ def test_waiting_for_room_is_told_at_once() -> None:
 QUOTA = Blockage("QuotaExceeded", "exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1")
 
 
-@pytest.mark.parametrize(("started", "lately"), [(1, False), (0, True)])
-def test_a_quota_that_lets_some_through_blocks_nothing(started: int, lately: bool) -> None:
+TENANT = Blockage("TenantNotReady", "Tenant acme: it has not been provisioned yet", partial=True)
+
+
+@pytest.mark.parametrize("started", [1, 0])
+def test_a_quota_that_lets_some_through_blocks_nothing(started: int) -> None:
     """While batches run, or did a moment ago, it goes on, and the API server's words say what holds it back."""
     counts = Counts(total=9, running=8, succeeded=1)
-    found = judge(counts, open_batches=3, cancelled=False, blockage=QUOTA, started=started, lately=lately)
+    found = judge(counts, open_batches=3, cancelled=False, blockage=QUOTA, started=started, moving=True)
     assert (found.stand, found.reason) == (Stand.RUNNING, "Running")
     assert found.message.endswith(f"3 batches are out, {3 - started} of them wait to start: {QUOTA.message}")
 
 
-def test_a_quota_that_lets_nothing_through_blocks() -> None:
-    """So does whatever else keeps batches from starting, though others still run."""
+def test_a_tenant_that_is_waited_for_blocks_no_other() -> None:
+    """While others' batches run it goes on, and the message names the tenant."""
+    counts = Counts(total=9, queued=3, running=6)
+    found = judge(counts, open_batches=3, cancelled=False, blockage=TENANT, started=3, moving=True)
+    assert (found.stand, found.reason) == (Stand.RUNNING, "Running")
+    assert found.message == f"0 of 9 partitions finished, 3 batches are out, some are held up: {TENANT.message}"
+
+
+@pytest.mark.parametrize("why", [QUOTA, TENANT])
+def test_what_lets_nothing_through_blocks(why: Blockage) -> None:
+    """So does whatever concerns all batches, though some still run."""
     counts, image = Counts(total=9, running=9), Blockage("ImagePull", "no such image")
-    none = judge(counts, open_batches=3, cancelled=False, blockage=QUOTA)
-    other = judge(counts, open_batches=3, cancelled=False, blockage=image, started=2, lately=True)
-    assert (none.stand, none.reason, none.message) == (Stand.BLOCKED, "QuotaExceeded", QUOTA.message)
+    none = judge(counts, open_batches=3, cancelled=False, blockage=why)
+    other = judge(counts, open_batches=3, cancelled=False, blockage=image, started=2, moving=True)
+    assert (none.stand, none.reason, none.message) == (Stand.BLOCKED, why.reason, why.message)
     assert (other.stand, other.reason) == (Stand.BLOCKED, "ImagePull")
+
+
+@pytest.mark.parametrize(
+    ("run", "seconds", "by_quota", "by_tenant"),
+    [
+        (Running(ready=True), 60, True, True),
+        (Running(), 7, True, True),
+        (Running(), 8, False, True),
+        (Unheard(ready=True), 1, False, False),
+    ],
+    ids=["runs", "about to start", "slow to start", "unheard of"],
+)
+def test_which_batches_go_on(run: Running, seconds: int, by_quota: bool, by_tenant: bool) -> None:
+    """One that is slow to start is what a quota holds back; a tenant that is waited for holds back no other's."""
+    one = OpenBatch(1, "n/c/n", "b-1", "uid", "digest", False, 2, 2, 0, NOW - timedelta(seconds=seconds))
+    seen = [View(one, run, launched=True)]
+    assert (goes_on([one], seen, QUOTA, NOW), goes_on([one], seen, TENANT, NOW)) == (by_quota, by_tenant)
+
+
+def test_a_batch_that_was_just_handed_out_goes_on_once_it_has_a_run() -> None:
+    """It is not among those that were looked at; one whose Job was refused has none."""
+    one = OpenBatch(1, "n/c/n", "b-1", "uid", "digest", False, 2, 2, 0, NOW)
+    assert goes_on([one], [], QUOTA, NOW)
+    assert not goes_on([replace(one, job_uid=None)], [], QUOTA, NOW)
 
 
 def test_what_a_quota_lets_through_is_written_when_there_is_time() -> None:
@@ -220,7 +257,7 @@ def test_what_a_quota_lets_through_is_written_when_there_is_time() -> None:
 
     def composed(blockage: Blockage | None, previous: Json) -> Json:
         counts = Counts(total=9, running=9)
-        found = judge(counts, open_batches=3, cancelled=False, blockage=blockage, started=2)
+        found = judge(counts, open_batches=3, cancelled=False, blockage=blockage, started=2, moving=True)
         return compose(Report(found, counts, 3, "Accepted"), previous, NOW)
 
     first = composed(QUOTA, {})

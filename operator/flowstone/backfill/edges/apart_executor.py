@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
+from flowstone.backfill.outcome import Unheard
 from flowstone.backfill.records import ClaimedBatch, OpenBatch
 from flowstone.db.outcomes import Outcomes
 from flowstone.errors import DatabaseUnavailable, LedgerBusy, LedgerRefused
@@ -120,4 +121,4 @@ def _known(one: View, batch: OpenBatch, troubled: bool) -> View:
         return replace(one, batch=batch)
     if not one.launched:
         return replace(one, batch=batch, run=Gone(), launched=True)
-    return replace(one, batch=batch, run=Running(ready=True))
+    return replace(one, batch=batch, run=Unheard(ready=True))

@@ -136,9 +136,9 @@ class JobExecutor:
         """The Secret of a tenant; asked again here, for a batch that was claimed before the tenant was refused."""
         tenant = (await self._tenants.known()).get(tenant_id)
         if tenant is None:
-            return Blockage("TenantNotReady", f"tenant {tenant_id}: its Tenant is not there")
+            return Blockage("TenantNotReady", f"tenant {tenant_id}: its Tenant is not there", partial=True)
         refused = tenant_refusal(asset, tenant, self._tenants.guards)
-        return tenant.secret if refused is None else Blockage("TenantRefused", refused)
+        return tenant.secret if refused is None else Blockage("TenantRefused", refused, partial=True)
 
     async def _adopt(self, name: str) -> str | Blockage:
         job = await self._job(name)
