@@ -23,6 +23,7 @@ import kopf
 from flowstone.backfill.asset_reconcile import AssetReconciler, is_finished
 from flowstone.backfill.edges.assets import Assets
 from flowstone.backfill.edges.namespace_login import NamespaceLogin
+from flowstone.backfill.edges.orphans import close_orphan
 from flowstone.backfill.edges.reporter import Reporter
 from flowstone.backfill.edges.seen_jobs import SeenJobs
 from flowstone.backfill.edges.tenants import Tenants
@@ -360,7 +361,7 @@ class Operator:
             for uid, namespace, name in known:
                 served = not self._settings.watch_namespaces or namespace in self._settings.watch_namespaces
                 if served and uid not in uids:
-                    await asyncio.to_thread(self._outcomes.close_orphan, self._ledger, uid)
+                    await close_orphan(self._kube, self._outcomes, self._ledger, namespace=namespace, uid=uid)
                     self._log.info("backfill_forgotten", namespace=namespace, backfill=name, uid=uid)
         except LedgerError as error:  # each backfill's status says so too; without backfills nobody needs it
             self._log.warning("sweep_without_ledger", error=str(error))

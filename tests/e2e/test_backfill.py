@@ -200,15 +200,18 @@ def test_three_dimensions_by_partitions_and_by_keys_are_the_same_rows(
     assert rows("p") == rows("k")
 
 
-def test_deleting_the_resource_stops_its_jobs_and_keeps_the_history(namespace: Kubectl, image: str, psql: Psql) -> None:
-    """The Jobs go by owner reference; the ledger closes its rows and keeps them."""
+@pytest.mark.parametrize("cascade", ["background", "orphan"])
+def test_deleting_the_resource_stops_its_jobs_and_keeps_the_history(
+    namespace: Kubectl, image: str, psql: Psql, cascade: str
+) -> None:
+    """The Jobs go, also those that lost their owner with it; the ledger closes its rows and keeps them."""
     namespace.apply(
         asset("slow", DAY, work(image, "slow", SECONDS_EACH="30")),
         backfill("b", "slow", partitions=TEN_DAYS, maxParallel=1, batchSize=1),
     )
     wait_for(lambda: namespace.status("b"), lambda s: s.get("activeBatches") == 1, seconds=60, what="a batch")
     uid = namespace.get("backfill", "b")["metadata"]["uid"]
-    namespace.out("delete", "backfill", "b")
+    namespace.out("delete", "backfill", "b", f"--cascade={cascade}")
     wait_for(lambda: namespace.list("jobs"), lambda jobs: not jobs, seconds=60, what="no Jobs")
     query = f"SELECT state, count(*) FROM flowstone.materialization WHERE backfill = '{uid}' GROUP BY state"
     wait_for(lambda: psql(query), lambda rows: rows == [["cancelled", "10"]], seconds=30, what="rows closed")

@@ -15,6 +15,7 @@ from flowstone.backfill.edges.apart_executor import ApartExecutor
 from flowstone.backfill.edges.assets import Assets
 from flowstone.backfill.edges.job_executor import JobExecutor
 from flowstone.backfill.edges.namespace_login import NamespaceLogin
+from flowstone.backfill.edges.orphans import close_orphan
 from flowstone.backfill.edges.reporter import Reporter
 from flowstone.backfill.edges.seen_jobs import SeenJobs
 from flowstone.backfill.edges.tenants import Tenants
@@ -96,11 +97,11 @@ class BackfillReconciler:
         return await _Reconcile(self._env, resource).run()
 
     async def _forget(self, namespace: str, name: str) -> None:
-        """Close what the ledger still holds open of a resource that is gone; its Jobs go by owner reference."""
+        """Close what the ledger still holds open of a resource that is gone."""
         ledger = self._env.tools.ledger
         for uid, of_namespace, of_name in await asyncio.to_thread(ledger.live_uids):
             if (of_namespace, of_name) == (namespace, name):
-                await asyncio.to_thread(self._env.outcomes.close_orphan, ledger, uid)
+                await close_orphan(self._env.kube, self._env.outcomes, ledger, namespace=namespace, uid=uid)
                 self._env.tools.log.info("backfill_forgotten", namespace=namespace, backfill=name, uid=uid)
 
 
