@@ -16,7 +16,7 @@ from flowstone.backfill.tenancy import Admission
 from flowstone.db.ledger import Ledger
 from flowstone.executor.port import Blockage, Ended, Gone, Running
 from tests.postgres.conftest import Place
-from tests.postgres.scripted import TENANTS_ASSET, DiedError, Story
+from tests.postgres.scripted import TENANTS_ASSET, DiedError, Run, Story
 
 KEYS = [f"k{number:02d}" for number in range(10)]
 
@@ -281,14 +281,19 @@ class TestLostAndHeld:
         assert story.states()["k00"] == "succeeded"
 
 
+def crowded(story: Story) -> tuple[Story, Run, Run]:
+    """A quota has room for the first of three batches; the story, that one's run, and the next one's."""
+    story.executor.blockage = Blockage("QuotaExceeded", "exceeded quota: q")
+    story.step()
+    first, second, third = story.executor.going
+    second.state = third.state = Running()
+    return story, first, second
+
+
 class TestRoom:
     def test_a_quota_that_lets_one_batch_through_after_the_other_blocks_nothing(self, tell: Tell) -> None:
         """It says what holds others back; when nothing ran for a while it is blocked, until something does again."""
-        story = tell()
-        story.executor.blockage = Blockage("QuotaExceeded", "exceeded quota: q")
-        story.step()
-        first, second, third = story.executor.going
-        second.state = third.state = Running()
+        story, first, second = crowded(tell())
         standing = story.step()
         assert standing.stand is Stand.RUNNING
         assert standing.message.endswith("3 batches are out, 2 of them wait to start: exceeded quota: q")
@@ -306,11 +311,7 @@ class TestRoom:
 
     def test_failures_under_a_quota_are_movement_too(self, tell: Tell) -> None:
         """A batch that ran and failed shows that there is room, though its partitions wait for their next attempt."""
-        story = tell(retry={"limit": 2, "backoffSeconds": 3600, "maxBackoffSeconds": 3600})
-        story.executor.blockage = Blockage("QuotaExceeded", "exceeded quota: q")
-        story.step()
-        first, second, third = story.executor.going
-        second.state = third.state = Running()
+        story, first, _ = crowded(tell(retry={"limit": 2, "backoffSeconds": 3600, "maxBackoffSeconds": 3600}))
         story.later(SLOW)
         story.fail(first)
         assert [story.step().stand for _ in range(2)] == [Stand.RUNNING] * 2
@@ -321,11 +322,7 @@ class TestRoom:
 
     def test_batches_that_ended_in_vain_are_no_movement(self, tell: Tell) -> None:
         """Nobody knows whether a run that was gone ever had room."""
-        story = tell()
-        story.executor.blockage = Blockage("QuotaExceeded", "exceeded quota: q")
-        story.step()
-        first, second, third = story.executor.going
-        second.state = third.state = Running()
+        story, first, _ = crowded(tell())
         story.later(SLOW)
         first.state = Gone()
         assert story.step().stand is Stand.BLOCKED

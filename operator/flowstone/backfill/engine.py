@@ -34,7 +34,6 @@ from flowstone.backfill.sizing import PLENTY, batch_size, open_slots
 from flowstone.backfill.standing import QUIET, Standing, goes_on, is_shared, judge
 from flowstone.backfill.tenancy import Admission
 from flowstone.controller.gather import each
-from flowstone.db.moved import moved
 from flowstone.errors import FlowStoneError, LedgerBusy, LedgerUnavailable
 from flowstone.executor.port import Blockage, Executor, Gone, Running, View
 
@@ -386,7 +385,7 @@ class Engine:
             return False
         if goes_on(self._progress.batches, seen, why, self._tools.now()):
             return True
-        return await in_thread(moved, self._ledger.database, self._uid, QUIET.total_seconds())
+        return await in_thread(self._ledger.moved, self._uid, QUIET.total_seconds())
 
     def _next_look(self, counts: Counts, retry: Retry | None, *, halted: bool) -> float:
         if self._spec.cancel and counts.queued:

@@ -38,16 +38,17 @@ def needs_pods(batch: OpenBatch, job: Json | None, now: datetime) -> bool:
     if job is None:
         return batch.job_uid is not None
     status = job.get("status") or {}
-    if any(c.get("type") in ("Failed", "FailureTarget") and c.get("status") == "True" for c in _conditions(job)):
+    if has_condition(job, "Failed", "FailureTarget"):
         return True
     if status.get("terminating") or is_deleted(job):
         return True
     return not status.get("ready") and not status.get("succeeded") and now - batch.opened_at >= PATIENCE
 
 
-def _conditions(job: Json) -> Sequence[Json]:
-    found: Sequence[Json] = (job.get("status") or {}).get("conditions") or []
-    return found
+def has_condition(job: Json, *types: str) -> bool:
+    """Whether one of these conditions of a Job is true."""
+    conditions = (job.get("status") or {}).get("conditions") or []
+    return any(one.get("type") in types and one.get("status") == "True" for one in conditions)
 
 
 def view(batch: OpenBatch, job: Json | None, pods: Sequence[Json], now: datetime) -> View:

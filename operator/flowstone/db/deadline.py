@@ -6,11 +6,11 @@ one length that is hardly ever, so a transaction costs no change of threads.
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Protocol, Self
@@ -30,22 +30,15 @@ class Deadline:
     Args:
         connection: The connection whose owner may be stuck in a read or a write.
         seconds: How long from now.
-        clock: Monotonic seconds.
     """
 
-    def __init__(self, connection: Wired, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, connection: Wired, seconds: float) -> None:
         self._wire = socket.socket(fileno=os.dup(connection.fileno()))  # the connection may close its own meanwhile
-        self._clock = clock
-        self._until = clock() + seconds
-
-    @property
-    def left(self) -> float:
-        """Seconds until it is over."""
-        return self._until - self._clock()
+        self.extend(seconds)
 
     def extend(self, seconds: float) -> None:
         """Let the transaction go on for `seconds` from now."""
-        self._until = self._clock() + seconds
+        self.until = time.monotonic() + seconds
 
     def shut(self) -> None:
         """Break the connection off, whatever it waits for."""
@@ -69,7 +62,7 @@ class _Watch:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._open: set[Deadline] = set()
-        self._wakes_at = float("inf")
+        self._wakes_at = math.inf
         self._thread: threading.Thread | None = None
 
     def add(self, deadline: Deadline) -> None:
@@ -78,7 +71,7 @@ class _Watch:
             if self._thread is None or not self._thread.is_alive():  # a fork takes no thread along
                 self._thread = threading.Thread(target=self._run, name="ledger-deadlines", daemon=True)
                 self._thread.start()
-            elif time.monotonic() + deadline.left < self._wakes_at:
+            elif deadline.until < self._wakes_at:
                 self._changed.notify()
 
     def remove(self, deadline: Deadline) -> None:
@@ -88,12 +81,12 @@ class _Watch:
     def _run(self) -> None:
         with self._changed:
             while True:
-                for deadline in [one for one in self._open if one.left <= 0]:
+                now = time.monotonic()
+                for deadline in [one for one in self._open if one.until <= now]:
                     deadline.shut()
                     self._open.discard(deadline)
-                left = min((one.left for one in self._open), default=None)
-                self._wakes_at = float("inf") if left is None else time.monotonic() + left
-                self._changed.wait(left)
+                self._wakes_at = min((one.until for one in self._open), default=math.inf)
+                self._changed.wait(self._wakes_at - now if self._open else None)
 
 
 _WATCH = _Watch()

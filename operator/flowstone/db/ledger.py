@@ -362,6 +362,11 @@ class Ledger:
         with self.database.autocommit() as tx:
             return reading.throughput(tx, uid, window_seconds)
 
+    def moved(self, uid: str, window_seconds: float) -> bool:
+        """Whether a batch that ran, whatever came of it, has ended within the last `window_seconds`."""
+        with self.database.autocommit() as tx:
+            return reading.moved(tx, uid, window_seconds)
+
     def pace(self, uid: str) -> float | None:
         """Seconds that one partition takes of late; None while nothing has finished."""
         with self.database.autocommit() as tx:

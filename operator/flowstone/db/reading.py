@@ -99,6 +99,17 @@ _THROUGHPUT = """
       AND m.finished_at BETWEEN now() - make_interval(secs => %(window)s) AND now()
 """
 
+# Not by the rows: one that failed and waits for its next attempt carries no fence any more. A batch that ended in vain
+# may never have run, unless a row has its outcome.
+_MOVED = """
+    SELECT EXISTS (
+        SELECT FROM flowstone.batch AS b
+        WHERE b.backfill = %(uid)s AND b.state = 'closed' AND b.closed_at > now() - make_interval(secs => %(window)s)
+          AND (split_part(b.outcome, ':', 1) <> ALL(%(vain)s)
+               OR EXISTS (SELECT FROM flowstone.materialization AS m WHERE m.fence = b.fence))
+    )
+"""
+
 # The median over a few batches, so that no single worker decides, whatever time it writes into finished_at; that time
 # is also cut to its batch's life. Reports tell the pace without the start of the pod; an exit code does not.
 _PACE = """
@@ -249,6 +260,11 @@ def throughput(tx: Transaction, uid: str, window_seconds: float) -> float:
     if age is None:
         return 0.0
     return float(finished) * 60 / max(min(float(age), window_seconds), 1.0)
+
+
+def moved(tx: Transaction, uid: str, window_seconds: float) -> bool:
+    """Whether a batch that ran, whatever came of it, has ended within the last `window_seconds`."""
+    return tx.row(_MOVED, {"uid": uid, "window": window_seconds, "vain": list(IN_VAIN)}) == (True,)
 
 
 def pace(tx: Transaction, uid: str) -> float | None:

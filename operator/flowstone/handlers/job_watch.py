@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
+from flowstone.backfill import job_views
 from flowstone.backfill.edges.seen_jobs import SeenJobs
 from flowstone.errors import KubernetesRefused, KubernetesUnavailable
 from flowstone.executor.jobs import LABEL_BACKFILL, LABEL_MANAGED_BY
@@ -78,9 +79,7 @@ def _take(kind: str, job: Json, seen: SeenJobs, enqueue: Enqueue) -> str:
 
 def _has_news(job: Json) -> bool:
     """Whether somebody has to do something: that it was created or has started, the next look finds early enough."""
-    conditions = (job.get("status") or {}).get("conditions") or []
-    decided = any(one.get("type") in _DECIDED and one.get("status") == "True" for one in conditions)
-    return decided or bool(job["metadata"].get("deletionTimestamp"))
+    return job_views.has_condition(job, *_DECIDED) or job_views.is_deleted(job)
 
 
 def _is_too_old(error: Exception) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -20,6 +23,19 @@ def resource(dimension: Json, pod: Json) -> Json:
     """An Asset as the API server would hand it out."""
     spec = {"partitionedBy": [dimension], "template": {"spec": {"containers": [CONTAINER], **pod}}}
     return {"metadata": {"name": "days", "namespace": "ns", "uid": "u", "generation": 1}, "spec": spec}
+
+
+@asynccontextmanager
+async def served(
+    answer: Callable[[web.Request], Awaitable[web.Response]], now: Sequence[float]
+) -> AsyncIterator[Assets]:
+    """Assets of an API server that gives this answer to whatever it is asked; `now` is the time."""
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", answer)
+    async with TestServer(application) as server:
+        host = str(server.make_url("")).rstrip("/")
+        async with client.ApiClient(client.Configuration(host=host)) as api:
+            yield Assets(Kube(api, count=lambda verb, status: None), OperatorSettings(), clock=lambda: now[0])
 
 
 @pytest.mark.parametrize(
@@ -51,26 +67,21 @@ async def test_a_refusal_is_believed_for_a_minute() -> None:
         return web.json_response({"message": "no such field", "reason": "BadRequest"}, status=400)
 
     now = [0.0]
-    application = web.Application()
-    application.router.add_post("/{path:.*}", refuse)
-    async with TestServer(application) as server:
-        host = str(server.make_url("")).rstrip("/")
-        async with client.ApiClient(client.Configuration(host=host)) as api:
-            assets = Assets(Kube(api, count=lambda verb, status: None), OperatorSettings(), clock=lambda: now[0])
+    async with served(refuse, now) as assets:
 
-            async def told(name: str, image: str) -> str:
-                asset = resource(DAYS, {"containers": [{**CONTAINER, "image": image}]})
-                asset["metadata"]["name"] = name
-                with pytest.raises(InvalidSpec, match="no such field") as refused:
-                    await assets.check(assets.read(asset))
-                return str(refused.value.value)
+        async def told(name: str, image: str) -> str:
+            asset = resource(DAYS, {"containers": [{**CONTAINER, "image": image}]})
+            asset["metadata"]["name"] = name
+            with pytest.raises(InvalidSpec, match="no such field") as refused:
+                await assets.check(assets.read(asset))
+            return str(refused.value.value)
 
-            assert [await told(name, "old:1") for name in ("one", "two", "one")] == ["one", "two", "one"]
-            await told("one", "new:1")
-            assert tried == ["old:1", "new:1"]
-            now[0] = REFUSED_SECONDS
-            await told("one", "old:1")
-            assert tried == ["old:1", "new:1", "old:1"]
+        assert [await told(name, "old:1") for name in ("one", "two", "one")] == ["one", "two", "one"]
+        await told("one", "new:1")
+        assert tried == ["old:1", "new:1"]
+        now[0] = REFUSED_SECONDS
+        await told("one", "old:1")
+        assert tried == ["old:1", "new:1", "old:1"]
 
 
 async def test_an_asset_is_read_again_when_it_may_have_changed() -> None:
@@ -84,26 +95,21 @@ async def test_an_asset_is_read_again_when_it_may_have_changed() -> None:
         return web.json_response(there[0]) if there else web.json_response({"reason": "NotFound"}, status=404)
 
     now = [0.0]
-    application = web.Application()
-    application.router.add_get("/{path:.*}", give)
-    async with TestServer(application) as server:
-        host = str(server.make_url("")).rstrip("/")
-        async with client.ApiClient(client.Configuration(host=host)) as api:
-            assets = Assets(Kube(api, count=lambda verb, status: None), OperatorSettings(), clock=lambda: now[0])
+    async with served(give, now) as assets:
 
-            async def nodes() -> Json | None:
-                found = await assets.find("ns", "days")
-                return None if found is None else found.spec.template["spec"].get("nodeSelector", {})
+        async def nodes() -> Json | None:
+            found = await assets.find("ns", "days")
+            return None if found is None else found.spec.template["spec"].get("nodeSelector", {})
 
-            assert [await nodes() for _ in range(3)] == [{}] * 3
-            assert reads == 1
-            assets.read(resource(DAYS, {"nodeSelector": {"disk": "fast"}}))
-            assert (await nodes(), reads) == ({"disk": "fast"}, 1)
-            now[0] = FRESH_SECONDS
-            assert (await nodes(), reads) == ({}, 2)
-            with pytest.raises(InvalidSpec):
-                assets.read(resource({"name": "day", "type": "dat"}, {}))
-            assert (await nodes(), reads) == ({}, 3)
-            assets.forget("ns", "days")
-            there.clear()
-            assert (await nodes(), reads) == (None, 4)
+        assert [await nodes() for _ in range(3)] == [{}] * 3
+        assert reads == 1
+        assets.read(resource(DAYS, {"nodeSelector": {"disk": "fast"}}))
+        assert (await nodes(), reads) == ({"disk": "fast"}, 1)
+        now[0] = FRESH_SECONDS
+        assert (await nodes(), reads) == ({}, 2)
+        with pytest.raises(InvalidSpec):
+            assets.read(resource({"name": "day", "type": "dat"}, {}))
+        assert (await nodes(), reads) == ({}, 3)
+        assets.forget("ns", "days")
+        there.clear()
+        assert (await nodes(), reads) == (None, 4)

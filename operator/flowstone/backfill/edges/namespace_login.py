@@ -1,9 +1,9 @@
 """The login with which a namespace's Jobs report: role in Postgres and Secret in the namespace, kept in step.
 
-The Secret is written before the role may log in, and its password is the truth: every hand-out compares it with the
-one that was last set, so two replicas that provision a namespace at the same time agree on the Secret's at the latest
-by the next hand-out. It is written by server-side apply because that request carries the name: so the right to create
-Secrets is limited to this one.
+The Secret is written before the role may log in, and its password is the truth: hand-outs compare it with the one that
+was last set, each until it was found unchanged, then one every `KEPT` seconds. So two replicas that provision a
+namespace at the same time agree on the Secret's. It is written by server-side apply because that request carries the
+name: so the right to create Secrets is limited to this one.
 """
 
 from __future__ import annotations
